@@ -1,0 +1,111 @@
+import colorsys
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from eosjax.data import images
+
+
+def encoded(pixels: np.ndarray, kind: str) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, kind)
+    return file.getvalue()
+
+
+@pytest.fixture
+def noise():
+    return np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
+
+
+def test_decode_png_exactly_and_jpeg_nearly(noise):
+    np.testing.assert_array_equal(images.decode(encoded(noise, "PNG")), noise)
+    flat = np.full((16, 16, 3), (200, 100, 50), np.uint8)
+    assert np.abs(images.decode(encoded(flat, "JPEG")).astype(int) - flat).max() <= 2
+    grey = encoded(noise[..., 0], "PNG")
+    np.testing.assert_array_equal(images.decode(grey), np.repeat(noise[..., :1], 3, axis=-1))
+
+
+@pytest.mark.parametrize("cut", [0, 10, 300])
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_bytes_that_do_not_decode(noise, kind, cut):
+    with pytest.raises(images.ImageError, match=f"{cut} bytes do not decode"):
+        images.decode(encoded(noise, kind)[:cut])
+
+
+def test_other_image_formats_are_refused(noise):
+    with pytest.raises(images.ImageError):
+        images.decode(encoded(noise, "BMP"))
+
+
+def test_resize_leaves_the_right_size_alone_and_is_antialiased():
+    stripes = np.zeros((64, 64, 3), np.uint8)
+    stripes[:, ::2] = 255
+    assert images.resize(stripes, 64) is stripes
+    small = images.resize(stripes, 16)
+    assert small.shape == (16, 16, 3)
+    assert small.dtype == np.uint8
+    # Without antialiasing every fourth column would be black or white.
+    assert np.abs(small.astype(float) - 127.5).max() < 20
+
+
+def crop_and_resize(image: np.ndarray, top: float, left: float) -> np.ndarray:
+    """Bilinear samples at the definition of `tf.image.crop_and_resize`: the box's corners on pixel centres."""
+    side = np.sqrt(images.CROP_AREA)
+    positions = []
+    for start, pixels in ((top, image.shape[0]), (left, image.shape[1])):
+        positions.append(start * (pixels - 1) + np.arange(pixels) * side)
+    result = image.astype(np.float64)
+    for axis, position in enumerate(positions):
+        low = np.floor(position).astype(int)
+        high = np.minimum(low + 1, image.shape[axis] - 1)
+        share = np.expand_dims(position - low, tuple(i for i in range(3) if i != axis))
+        result = np.take(result, low, axis) * (1 - share) + np.take(result, high, axis) * share
+    return result
+
+
+@pytest.mark.parametrize("place", [0.0, 0.3, 1.0])
+def test_crop_is_that_of_tensorflow(noise, place):
+    margin = place * (1.0 - np.sqrt(images.CROP_AREA))
+    expected = crop_and_resize(noise, margin, 0.01)
+    assert np.abs(images._crop(noise, margin, 0.01) - expected).max() <= 1.5  # Pillow rounds after each axis
+
+
+def test_centre_crop_is_in_the_centre(noise):
+    margin = (1.0 - np.sqrt(0.9)) / 2
+    assert np.abs(images.centre_crop(noise) - crop_and_resize(noise, margin, margin)).max() <= 1.5
+
+
+@pytest.mark.parametrize(("saturation", "turn"), [(1.0, 0.0), (0.8, 0.05), (1.2, -0.05), (1.15, 0.02)])
+def test_saturation_and_hue_are_those_of_hsv(noise, saturation, turn):
+    pixels = noise.astype(np.float32) / 255
+    pixels[0], pixels[1], pixels[2] = 0.0, 1.0, 0.4
+    pixels[3, :, 0] = pixels[3, :, 1]  # ties between channels
+    pixels[4, :, 2] = pixels[4, :, 0]
+    expected = np.zeros(pixels.shape)
+    for place in np.ndindex(*pixels.shape[:2]):
+        hue, colour, value = colorsys.rgb_to_hsv(*map(float, pixels[place]))
+        expected[place] = colorsys.hsv_to_rgb((hue + turn) % 1.0, min(1.0, colour * saturation), value)
+    adjusted = images._adjust_saturation_and_hue(np.moveaxis(pixels, -1, 0), saturation, turn)
+    np.testing.assert_allclose(np.moveaxis(adjusted, 0, -1), expected, atol=2e-6)
+
+
+def test_augmentation_is_the_generators(noise):
+    first, again, other = (images.augment(noise, np.random.default_rng(seed)) for seed in (3, 3, 4))
+    assert first.shape == noise.shape
+    assert first.dtype == np.uint8
+    assert first.flags.c_contiguous
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).any()
+
+
+def test_augmentation_of_flat_grey_is_only_brightness():
+    grey = np.full((16, 16, 3), 100, np.uint8)
+    values = [images.augment(grey, np.random.default_rng(seed)) for seed in range(60)]
+    assert all((value == value[0, 0, 0]).all() for value in values)
+    levels = np.array([value[0, 0, 0] for value in values])
+    assert levels.min() >= 100 - 51
+    assert levels.max() <= 100 + 51
+    assert levels.min() < 65
+    assert levels.max() > 135
