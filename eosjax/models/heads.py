@@ -1,0 +1,64 @@
+"""The two heads on the hidden states of an action: what to do, and whether the sub-step ends with it."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+
+def _flatten_action(hidden: jax.Array) -> jax.Array:
+    if hidden.ndim < 2:
+        raise ValueError(f"hidden: expected [... a d], got {hidden.shape}")
+    return hidden.reshape(*hidden.shape[:-2], -1)
+
+
+class MLPResNetBlock(nn.Module):
+    """x + relu(linear(layer_norm(x)))."""
+
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[... h] -> [... h]."""
+        h = _layer_norm("ffn_0", self.dtype)(x)
+        return x + nn.relu(nn.Dense(x.shape[-1], dtype=jnp.dtype(self.dtype), name="ffn_1")(h))
+
+
+def _layer_norm(name: str, dtype: str) -> nn.LayerNorm:
+    return nn.LayerNorm(epsilon=1e-5, use_fast_variance=False, dtype=jnp.dtype(dtype), name=name)
+
+
+class ActionHead(nn.Module):
+    """L1 regression of an action from its hidden states: OpenVLA-OFT's residual MLP."""
+
+    hidden_dim: int  # OpenVLA-OFT takes the width of the language model
+    action_dim: int = 7
+    num_blocks: int = 2
+    dtype: str = "float32"  # of the computation; the weights are float32
+
+    @nn.compact
+    def __call__(self, hidden: jax.Array) -> jax.Array:
+        """Hidden states [... a d] of an action -> normalised action [... action_dim] in the compute dtype."""
+        x = _layer_norm("layer_norm1", self.dtype)(_flatten_action(hidden))
+        x = nn.relu(nn.Dense(self.hidden_dim, dtype=jnp.dtype(self.dtype), name="fc1")(x))
+        for i in range(self.num_blocks):
+            x = MLPResNetBlock(self.dtype, name=f"mlp_resnet_blocks_{i}")(x)
+        x = _layer_norm("layer_norm2", self.dtype)(x)
+        return nn.Dense(self.action_dim, dtype=jnp.dtype(self.dtype), name="fc2")(x)
+
+
+class EosHead(nn.Module):
+    """Does the sub-step end with this action? One logit from the action's hidden states, in float32."""
+
+    hidden_dim: int = 1024
+    dropout: float = 0.1
+
+    @nn.compact
+    def __call__(self, hidden: jax.Array, *, deterministic: bool = True) -> jax.Array:
+        """Hidden states [... a d] of any dtype -> logits f32 [...]. `deterministic=False` needs a `dropout` rng."""
+        x = _flatten_action(hidden).astype(jnp.float32)
+        for name, width in (("fc1", self.hidden_dim), ("fc2", self.hidden_dim // 2)):
+            x = nn.relu(nn.Dense(width, name=name)(x))
+            x = nn.Dropout(self.dropout)(x, deterministic=deterministic)
+        return nn.Dense(1, name="fc3")(x)[..., 0]

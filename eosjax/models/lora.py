@@ -1,0 +1,93 @@
+"""Linear layers with an optional low-rank branch, and the scan that stacks equal layers.
+
+The base weights live in the Flax collection `params` under the names of the checkpoint; the branch lives in a collection
+of its own, `lora`, so that a training step can freeze the one and differentiate the other without telling them apart by
+name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.linen.dtypes import promote_dtype
+
+LORA = "lora"  # the collection of the low-rank branches
+MAX_ALPHA = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class LinearConfig:
+    """What all linear layers of a model share."""
+
+    dtype: str = "float32"  # of the computation
+    param_dtype: str = "float32"  # of the base weights; the low-rank branch is trained, so it is always float32
+    lora_rank: int = 0  # 0: no branch
+    lora_dropout: float = 0.0  # on the input of the branch
+
+    def __post_init__(self):
+        if self.lora_rank < 0:
+            raise ValueError(f"lora_rank: expected 0 (no LoRA) or more, got {self.lora_rank}")
+        if not 0.0 <= self.lora_dropout < 1.0:
+            raise ValueError(f"lora_dropout: expected a rate in [0, 1), got {self.lora_dropout}")
+
+
+def lora_scaling(rank: int) -> float:
+    """The factor alpha / rank of the branch, with alpha = min(rank, 16) as in OpenVLA's fine-tuning."""
+    return min(rank, MAX_ALPHA) / rank
+
+
+class LoRADense(nn.Module):
+    """y = x W + b + (alpha / r) · dropout(x) A B (Hu et al. 2021, arXiv:2106.09685).
+
+    A is drawn from a normal of standard deviation 1/r and B is zero, so that a fresh branch changes no output bit.
+    Collections: `params` {kernel [in out], bias [out]}; `lora` {a [in r], b [r out]} when the rank is positive.
+    """
+
+    features: int
+    linear: LinearConfig
+    use_bias: bool = True
+
+    @nn.compact
+    def __call__(self, x: jax.Array, deterministic: bool = True) -> jax.Array:
+        """[... in] -> [... features] in the compute dtype. `deterministic=False` needs a `dropout` rng."""
+        param_dtype = jnp.dtype(self.linear.param_dtype)
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), (x.shape[-1], self.features), param_dtype)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), param_dtype) if self.use_bias else None
+        x, kernel, bias = promote_dtype(x, kernel, bias, dtype=jnp.dtype(self.linear.dtype))
+        y = x @ kernel
+        if bias is not None:
+            y = y + bias
+        if self.linear.lora_rank:
+            y = y + self._branch(x, deterministic)
+        return y
+
+    def _branch(self, x: jax.Array, deterministic: bool) -> jax.Array:
+        rank = self.linear.lora_rank
+        gaussian = nn.initializers.normal(1.0 / rank)
+        a = self.variable(LORA, "a", lambda: gaussian(self.make_rng("params"), (x.shape[-1], rank), jnp.float32))
+        b = self.variable(LORA, "b", lambda: jnp.zeros((rank, self.features), jnp.float32))
+        x = nn.Dropout(self.linear.lora_dropout)(x, deterministic=deterministic)
+        return (x @ a.value.astype(x.dtype)) @ b.value.astype(x.dtype) * lora_scaling(rank)
+
+
+def stack_layers(layer: type[nn.Module], length: int, remat: bool) -> Any:
+    """Turn a layer class into one that applies `length` of them in a scan.
+
+    The layer is called as `layer(x, deterministic, *rest) -> (x, None)`; `rest` is the same for all layers. Weights (and
+    what the layer sows into `intermediates`) get a leading layer axis, so compile time does not grow with depth. With
+    `remat` the backward pass keeps only each layer's input.
+    """
+    if remat:
+        # Inside a scan XLA cannot merge the recomputation with the forward pass, so the costly barrier is not needed.
+        layer = nn.remat(layer, prevent_cse=False, static_argnums=(2,))
+    return nn.scan(
+        layer,
+        variable_axes={"params": 0, LORA: 0, "intermediates": 0},
+        split_rngs={"params": True, "dropout": True},
+        in_axes=nn.broadcast,  # pyright: ignore[reportArgumentType]
+        length=length,
+    )

@@ -1,0 +1,214 @@
+"""OpenVLA-OFT: two vision encoders, a projector and a bidirectional Llama that predicts a chunk of actions in one pass.
+
+Kim, Finn, Liang 2025, "Fine-Tuning Vision-Language-Action Models", arXiv:2502.19645.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from eosjax.models.llama import Llama, LlamaConfig
+from eosjax.models.lora import LinearConfig, LoRADense
+from eosjax.models.vit import ViT, ViTConfig
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+STOP_TOKENS = 1  # the text ends with the action tokens and one stop token
+
+
+@dataclasses.dataclass(frozen=True)
+class VLAConfig:
+    """Everything that fixes the module tree of an `OpenVLA` and its numerics."""
+
+    dino: ViTConfig
+    siglip: ViTConfig
+    llama: LlamaConfig
+    chunk: int = 8  # actions predicted at once (k)
+    action_dim: int = 7  # numbers an action, and tokens an action (a)
+    proprio_dim: int = 0  # 0: the policy sees no proprioception
+    dtype: str = "float32"  # of the computation
+    param_dtype: str = "float32"  # of the base weights
+    remat: bool = False  # keep only the input of each layer for the backward pass
+    lora_rank: int = 0  # 0: no LoRA
+    lora_dropout: float = 0.0
+
+    def __post_init__(self):
+        if self.dino.num_patches != self.siglip.num_patches or self.dino.image_size != self.siglip.image_size:
+            raise ValueError(
+                "VLAConfig: both encoders must see the same image and cut it into as many patches; got "
+                f"dino {self.dino.image_size} px / {self.dino.num_patches} patches, "
+                f"siglip {self.siglip.image_size} px / {self.siglip.num_patches} patches"
+            )
+        if self.chunk < 1 or self.action_dim < 1 or self.proprio_dim < 0:
+            raise ValueError(
+                "VLAConfig: expected chunk >= 1, action_dim >= 1, proprio_dim >= 0; got "
+                f"{self.chunk}, {self.action_dim}, {self.proprio_dim}"
+            )
+
+    @property
+    def linear(self) -> LinearConfig:
+        """The settings that all linear layers of the base model share."""
+        return LinearConfig(self.dtype, self.param_dtype, self.lora_rank, self.lora_dropout)
+
+    @property
+    def action_tokens(self) -> int:
+        """Placeholders of one chunk in the text: one for each number of each action."""
+        return self.chunk * self.action_dim
+
+
+def demo_config(vocab_size: int, *, chunk: int = 8, action_dim: int = 7, proprio_dim: int = 8) -> VLAConfig:
+    """A VLA of about 1 M parameters for 64-pixel images, to be trained whole in float32 on a few CPU cores.
+
+    Patches of 16 pixels, 4 x 4 of them a view. Encoders: widths 64 and 48, 3 blocks of which 2 run, 4 heads. Llama: width
+    128, 3 layers, 4 heads, SwiGLU of 344. `vocab_size`: rows of the embedding, at least the tokenizer's size.
+    """
+    dino = ViTConfig(
+        image_size=64, patch_size=16, width=64, depth=3, heads=4, mlp_dim=256,
+        class_token=True, register_tokens=4, layer_scale=1.0, image_mean=IMAGENET_MEAN, image_std=IMAGENET_STD,
+    )  # fmt: skip
+    siglip = ViTConfig(image_size=64, patch_size=16, width=48, depth=3, heads=4, mlp_dim=192)
+    llama = LlamaConfig(vocab_size=vocab_size, width=128, depth=3, heads=4, kv_heads=4, mlp_dim=344)
+    return VLAConfig(dino, siglip, llama, chunk=chunk, action_dim=action_dim, proprio_dim=proprio_dim)
+
+
+class VisionBackbone(nn.Module):
+    """Both encoders on each view; their features side by side."""
+
+    config: VLAConfig
+
+    @nn.compact
+    def __call__(self, images: jax.Array, deterministic: bool = True) -> jax.Array:
+        """u8 [b v h w 3] -> [b v·patches dino+siglip], the patches of view 0 first."""
+        b, v, *size = images.shape
+        expected = (self.config.dino.image_size, self.config.dino.image_size, 3)
+        if tuple(size) != expected or images.dtype != jnp.uint8:
+            raise ValueError(f"images: expected uint8 [b v {expected}], got {images.dtype} {images.shape}")
+        pixels = images.reshape(b * v, *size).astype(jnp.float32) / 255
+
+        def encode(vit: ViTConfig, name: str) -> jax.Array:
+            normalised = (pixels - jnp.asarray(vit.image_mean)) / jnp.asarray(vit.image_std)
+            return ViT(vit, self.config.linear, self.config.remat, name=name)(normalised, deterministic)
+
+        features = [encode(self.config.dino, "featurizer"), encode(self.config.siglip, "fused_featurizer")]
+        return jnp.concatenate(features, axis=-1).reshape(b, v * self.config.dino.num_patches, -1)
+
+
+class Projector(nn.Module):
+    """Vision features to the width of the language model: three linear layers with exact GELUs between them."""
+
+    config: VLAConfig
+
+    @nn.compact
+    def __call__(self, x: jax.Array, deterministic: bool = True) -> jax.Array:
+        """[b n vision] -> [b n d]."""
+        width, linear = self.config.llama.width, self.config.linear
+        x = nn.gelu(LoRADense(4 * x.shape[-1], linear, name="fc1")(x, deterministic), approximate=False)
+        x = nn.gelu(LoRADense(width, linear, name="fc2")(x, deterministic), approximate=False)
+        return LoRADense(width, linear, name="fc3")(x, deterministic)
+
+
+class ProprioProjector(nn.Module):
+    """Proprioception to one token. Trained in full, so its weights are float32 and carry no LoRA."""
+
+    config: VLAConfig
+
+    @nn.compact
+    def __call__(self, proprio: jax.Array) -> jax.Array:
+        """f32 [b p] -> [b d]."""
+        linear = LinearConfig(dtype=self.config.dtype)
+        x = nn.gelu(LoRADense(self.config.llama.width, linear, name="fc1")(proprio), approximate=False)
+        return LoRADense(self.config.llama.width, linear, name="fc2")(x)
+
+
+class OpenVLA(nn.Module):
+    """Images, instruction and proprioception to one hidden state for each number of each action of the chunk.
+
+    The text is laid out statically: BOS, prompt, padding (masked), empty token, chunk · action_dim placeholders, stop
+    token. The model sees [BOS, patches of view 0, of view 1, ..., proprio token, rest of the text]; the embeddings of the
+    placeholders are zeroed; positions count unmasked tokens only; each token attends to all unmasked tokens, in both
+    directions.
+
+    Arguments of the methods: `images` u8 [b v h w 3] · `input_ids` i32 [b l] · `attn_mask` bool [b l] · `proprio` f32
+    [b p] (ignored when `proprio_dim` is 0) · `deterministic=False` turns LoRA dropout on and needs a `dropout` rng. In the
+    shapes, s = l + inserted tokens and d is the width of the language model.
+    """
+
+    config: VLAConfig
+
+    def setup(self):
+        """Declare the parts under the names of the checkpoint."""
+        self.vision_backbone = VisionBackbone(self.config)
+        self.projector = Projector(self.config)
+        self.language_model = Llama(self.config.llama, self.config.linear, self.config.remat)
+        if self.config.proprio_dim:
+            self.proprio_projector = ProprioProjector(self.config)
+
+    def __call__(self, images, input_ids, attn_mask, proprio, *, deterministic: bool = True) -> jax.Array:
+        """Hidden states [b k a d]: after the final norm, at the position before each action token."""
+        hidden = self.last_hidden(images, input_ids, attn_mask, proprio, deterministic=deterministic)
+        first = hidden.shape[1] - STOP_TOKENS - self.config.action_tokens - 1
+        actions = hidden[:, first : first + self.config.action_tokens]
+        return actions.reshape(len(hidden), self.config.chunk, self.config.action_dim, -1)
+
+    def last_hidden(self, images, input_ids, attn_mask, proprio, *, deterministic: bool = True) -> jax.Array:
+        """Hidden states [b s d] of the whole sequence, after the final norm."""
+        x, mask = self.embed(images, input_ids, attn_mask, proprio, deterministic=deterministic)
+        positions = jnp.maximum(jnp.cumsum(mask, axis=1) - 1, 0)
+        return self.language_model(x, mask[:, None], positions, deterministic)
+
+    def embed(self, images, input_ids, attn_mask, proprio, *, deterministic: bool = True) -> tuple[Any, Any]:
+        """What the language model reads: embeddings [b s d] and mask bool [b s]."""
+        self._check_text(input_ids, attn_mask)
+        text = self.language_model.embed(input_ids)
+        last = input_ids.shape[1] - STOP_TOKENS
+        text = text.at[:, last - self.config.action_tokens : last].set(0)
+        features = self.vision_features(images, deterministic=deterministic)
+        inserted = [self.project(features, deterministic=deterministic)]
+        if self.config.proprio_dim:
+            inserted.append(self.embed_proprio(proprio)[:, None])
+        inserted = jnp.concatenate(inserted, axis=1)
+        x = jnp.concatenate([text[:, :1], inserted, text[:, 1:]], axis=1)
+        seen = jnp.ones(inserted.shape[:2], bool)
+        return x, jnp.concatenate([attn_mask[:, :1], seen, attn_mask[:, 1:]], axis=1)
+
+    def vision_features(self, images, *, deterministic: bool = True) -> jax.Array:
+        """Features [b v·patches dino+siglip] of both encoders, side by side on the last axis."""
+        return self.vision_backbone(images, deterministic)
+
+    def project(self, features, *, deterministic: bool = True) -> jax.Array:
+        """Vision features [b n dino+siglip] -> patch embeddings [b n d]."""
+        return self.projector(features, deterministic)
+
+    def embed_proprio(self, proprio) -> jax.Array:
+        """Proprioception f32 [b p] -> token embedding [b d]."""
+        if proprio.shape[-1] != self.config.proprio_dim:
+            raise ValueError(f"proprio: expected [b {self.config.proprio_dim}], got {proprio.shape}")
+        return self.proprio_projector(proprio)
+
+    def logits(self, hidden, *, deterministic: bool = True) -> jax.Array:
+        """Token logits [... vocab] of hidden states [... d]; needs `LlamaConfig.lm_head`."""
+        return self.language_model.logits(hidden, deterministic)
+
+    def _check_text(self, input_ids, attn_mask) -> None:
+        shortest = 2 + self.config.action_tokens + STOP_TOKENS  # BOS and the empty token before the placeholders
+        if input_ids.ndim != 2 or input_ids.shape[1] < shortest:
+            raise ValueError(f"input_ids: expected [b l] with l >= {shortest}, got {input_ids.shape}")
+        if attn_mask.shape != input_ids.shape or attn_mask.dtype != jnp.bool_:
+            raise ValueError(f"attn_mask: expected bool {input_ids.shape}, got {attn_mask.dtype} {attn_mask.shape}")
+
+
+def all_hidden_states(model: OpenVLA, variables: Mapping[str, Any], images, input_ids, attn_mask, proprio) -> jax.Array:
+    """[depth+1 b s d]: the embeddings, the output of each layer but the last, the last after the final norm.
+
+    The order of Hugging Face's `hidden_states`. Runs without dropout.
+    """
+    text = (images, input_ids, attn_mask, proprio)
+    embeds: Any = model.apply(variables, *text, method="embed")[0]
+    last, sown = model.apply(variables, *text, method="last_hidden", mutable=["intermediates"])
+    outputs: Any = sown["intermediates"]["language_model"]["model"]["layers"]["output"][0]
+    return jnp.concatenate([embeds[None], outputs[:-1], jnp.asarray(last)[None]])

@@ -1,0 +1,124 @@
+from typing import Any
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from eosjax.models.lora import LinearConfig, LoRADense, stack_layers
+
+X = np.random.default_rng(0).standard_normal((3, 6)).astype(np.float32)
+
+
+class Residual(nn.Module):
+    """A layer with one LoRA-able projection, in the form `stack_layers` scans."""
+
+    linear: LinearConfig
+
+    @nn.compact
+    def __call__(self, x, deterministic, shift):
+        return x + jnp.tanh(LoRADense(x.shape[-1], self.linear, name="fc")(x, deterministic) + shift), None
+
+
+def randomised(variables, seed=1):
+    """The same tree with every array drawn anew, so that B is not zero."""
+    leaves, treedef = jax.tree.flatten(variables)
+    rng = np.random.default_rng(seed)
+    return treedef.unflatten([(0.3 * rng.standard_normal(leaf.shape)).astype(leaf.dtype) for leaf in leaves])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_fresh_branch_changes_no_bit(dtype):
+    plain = LoRADense(5, LinearConfig(dtype=dtype, param_dtype=dtype))
+    adapted = LoRADense(5, LinearConfig(dtype=dtype, param_dtype=dtype, lora_rank=4, lora_dropout=0.5))
+    base, both = plain.init(jax.random.key(0), X), adapted.init(jax.random.key(0), X)
+    assert set(base) == {"params"}
+    assert set(both) == {"params", "lora"}
+    chex.assert_trees_all_equal(base["params"], both["params"])
+    expected = jnp.asarray(plain.apply(base, X))
+    assert expected.dtype == dtype
+    chex.assert_trees_all_equal(adapted.apply(both, X), expected)
+    chex.assert_trees_all_equal(adapted.apply(both, X, False, rngs={"dropout": jax.random.key(1)}), expected)
+
+
+@pytest.mark.parametrize(("rank", "scaling"), [(1, 1.0), (4, 1.0), (16, 1.0), (32, 0.5)])
+def test_branch_against_numpy(rank, scaling):
+    layer = LoRADense(5, LinearConfig(lora_rank=rank))
+    variables = randomised(layer.init(jax.random.key(0), X))
+    base, branch = variables["params"], variables["lora"]
+    chex.assert_shape([branch["a"], branch["b"]], [(6, rank), (rank, 5)])
+    expected = X @ base["kernel"] + base["bias"] + scaling * (X @ branch["a"] @ branch["b"])
+    np.testing.assert_allclose(jnp.asarray(layer.apply(variables, X)), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_initial_a_is_gaussian_of_standard_deviation_one_over_rank():
+    a: Any = LoRADense(3, LinearConfig(lora_rank=8)).init(jax.random.key(0), np.zeros((1, 4096)))["lora"]["a"]
+    assert abs(float(a.std()) * 8 - 1) < 0.02
+    assert abs(float(a.mean())) < 0.01
+    kurtosis = float((a**4).mean() / (a**2).mean() ** 2)
+    assert abs(kurtosis - 3) < 0.2
+
+
+def test_dropout_acts_on_the_branch_alone():
+    layer = LoRADense(5, LinearConfig(lora_rank=2, lora_dropout=0.5))
+    variables = randomised(layer.init(jax.random.key(0), X))
+
+    def dropped(key):
+        return jnp.asarray(layer.apply(variables, X, False, rngs={"dropout": key}))
+
+    still = jnp.asarray(layer.apply(variables, X))
+    assert not np.allclose(dropped(jax.random.key(1)), still)
+    many = jax.jit(jax.vmap(dropped))(jax.random.split(jax.random.key(2), 4000))
+    np.testing.assert_allclose(many.mean(0), still, atol=0.05)
+    silent = variables | {"lora": jax.tree.map(np.zeros_like, variables["lora"])}
+    chex.assert_trees_all_equal(layer.apply(silent, X, False, rngs={"dropout": jax.random.key(1)}), layer.apply(silent, X))
+
+
+def test_adapters_stay_float32_over_a_bfloat16_base():
+    variables = LoRADense(5, LinearConfig("bfloat16", "bfloat16", lora_rank=2)).init(jax.random.key(0), X)
+    assert {x.dtype for x in jax.tree.leaves(variables["params"])} == {jnp.dtype("bfloat16")}
+    assert {x.dtype for x in jax.tree.leaves(variables["lora"])} == {jnp.dtype("float32")}
+
+
+@pytest.mark.parametrize("remat", [False, True])
+def test_stack_equals_a_loop_over_its_layers(remat):
+    linear, shift = LinearConfig(lora_rank=2), 0.1
+    stack = stack_layers(Residual, 3, remat)(linear)
+    fresh = stack.init(jax.random.key(0), X, True, shift)
+    for kind, leaf in (("params", "kernel"), ("lora", "a")):
+        layers = fresh[kind]["fc"][leaf]
+        assert len(layers) == 3
+        assert not np.allclose(layers[0], layers[1])
+    variables = randomised(fresh)
+
+    @jax.jit
+    def scanned(variables):
+        return stack.apply(variables, X, True, shift)[0]
+
+    @jax.jit
+    def looped(variables):
+        x = X
+        for i in range(3):
+            x, _ = Residual(linear).apply(jax.tree.map(lambda leaf, i=i: leaf[i], variables), x, True, shift)
+        return x
+
+    chex.assert_trees_all_close(scanned(variables), looped(variables), rtol=1e-5)
+    gradients = (jax.jit(jax.grad(lambda v, f=f: jnp.sum(f(v) ** 2)))(variables) for f in (scanned, looped))
+    chex.assert_trees_all_close(*gradients, rtol=1e-4, atol=1e-5)
+
+
+def test_dropout_in_a_stack_with_remat_follows_its_key():
+    stack = stack_layers(Residual, 2, True)(LinearConfig(lora_rank=2, lora_dropout=0.5))
+    variables = randomised(jax.eval_shape(lambda: stack.init(jax.random.key(0), X, True, 0.0)))
+    run = jax.jit(lambda seed: stack.apply(variables, X, False, 0.0, rngs={"dropout": jax.random.key(seed)}))
+    first, again, other = (run(seed)[0] for seed in (1, 1, 2))
+    chex.assert_trees_all_equal(first, again)
+    assert not np.allclose(first, other)
+
+
+@pytest.mark.parametrize("bad", [{"lora_rank": -1}, {"lora_dropout": 1.0}, {"lora_dropout": -0.1}])
+def test_refuses_impossible_settings(bad):
+    with pytest.raises(ValueError, match=next(iter(bad))):
+        LinearConfig(**bad)
