@@ -1,0 +1,42 @@
+"""The two terms of the training loss, as sums or weighted means over masked rows."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import optax
+
+
+def masked_l1(predicted: jax.Array, target: jax.Array, valid: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Sum of |predicted - target| over the valid actions, and the number of numbers summed.
+
+    Two values instead of a mean, so that devices and micro-batches with different counts still add up to the mean over everything.
+
+    Args:
+      predicted: f32 or bf16 [b, k, a], normalised actions.
+      target: f32 [b, k, a], normalised actions.
+      valid: bool [b, k], False past the end of the episode.
+
+    Returns:
+      f32 [] sum and f32 [] count.
+    """
+    error = jnp.abs(predicted.astype(jnp.float32) - target)
+    total = jnp.sum(jnp.where(valid[..., None], error, 0.0))
+    return total, jnp.sum(valid, dtype=jnp.float32) * target.shape[-1]
+
+
+def balanced_bce(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> jax.Array:
+    """Weighted mean of the binary cross-entropy with logits, in float32; exactly 0 (with zero gradient) if no row has a weight.
+
+    Equals torch's `BCEWithLogitsLoss` (mean) on the rows of weight 1.
+
+    Args:
+      logits: [n], any float dtype.
+      labels: f32 [n], 1 for an end.
+      weights: f32 [n], 0 for rows that only fill the static shape.
+
+    Returns:
+      f32 [].
+    """
+    losses = optax.losses.sigmoid_binary_cross_entropy(logits.astype(jnp.float32), labels.astype(jnp.float32))
+    return jnp.sum(losses * weights) / jnp.maximum(jnp.sum(weights), 1.0)

@@ -1,0 +1,296 @@
+"""The host's side of training: prepare, restore, run, log, validate, save, report."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+
+import signal
+import time
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from eosjax import config as configs
+from eosjax.config import ConfigError, TrainConfig
+from eosjax.data.loader import EvalLoader, SampleSource, TrainLoader
+from eosjax.data.stats import save_stats
+from eosjax.evaluation.summary import summarise
+from eosjax.evaluation.validate import EosSetting, Validation, validate
+from eosjax.training import metrics, setup
+from eosjax.training.checkpoint import Checkpoints
+from eosjax.training.logging import Console, MetricWriter, check_wandb, eos_line, waiting_line
+from eosjax.training.parallel import DataParallel, choose_devices
+from eosjax.training.state import Learner, Params, TrainState, init_params, init_state, make_learner, split_params
+from eosjax.types import Batch
+
+
+
+
+def run(config: TrainConfig) -> None:
+    """Trains a policy as the configuration says: the whole main job, from the data to the report.
+
+    Writes to `config.run_dir`: config.yaml, dataset_statistics.json, metrics.jsonl, tensorboard/, checkpoints/ and, with validation,
+    the comparison with simple rules and its plots. SIGINT and SIGTERM end the run behind the current update, with a checkpoint.
+
+    Raises:
+      ConfigError: the configuration cannot be run.
+      eosjax.data.rlds.DatasetError, eosjax.data.substeps.LabelError: the data cannot be used.
+      eosjax.training.checkpoint.CheckpointError: `resume` without a usable checkpoint.
+    """
+    setup.check_model(config)
+    check_wandb(config)
+    configs.check_paths(config)
+    devices = choose_devices(config.num_devices)
+    data = setup.open_data(config)
+    share = setup.share_of_ends(data.train)
+    config, tuned = setup.tune_counts(config, share)
+
+    console = Console(config.max_steps, quiet=jax.process_index() != 0)
+    learner = make_learner(config, setup.vla_config(config, data.spec, data.tokenizer))
+    console.line(f"{len(data.train)} training samples of {len(data.train.episodes)} episodes of {config.dataset_name}")
+    if data.val is not None:
+        console.line(f"{len(data.val)} validation samples of {len(data.val.episodes)} episodes")
+    if tuned:
+        console.line(tuned)
+    trainer = _Trainer(config, data, share, learner, devices, console)
+    console.line(f"{len(devices)} {devices[0].platform} device(s), batch {trainer.global_batch}, run {config.run_dir}")
+    trainer.train()
+
+
+class _Trainer:
+    """One run in progress: what the loop body needs, and the state that it replaces."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        data: setup.RunData,
+        share: float,
+        learner: Learner,
+        devices: list[jax.Device],
+        console: Console,
+    ) -> None:
+        self.config, self.data, self.share, self.console = config, data, share, console
+        per_device = config.batch_size * config.grad_accumulation_steps
+        self.local_batch = per_device * sum(device.process_index == jax.process_index() for device in devices)
+        self.global_batch = per_device * len(devices)
+        self.with_eos = learner.eos_head is not None
+        if self.with_eos:
+            console.line(setup.explain_share(config, share, self.global_batch * data.spec.chunk))
+
+        self.parallel = DataParallel(learner, devices)
+        self.checkpoints = Checkpoints(config.run_dir / configs.CHECKPOINTS, config.keep_checkpoints)
+        self.state, self.frozen = self._init(learner)
+        self.start = self._restore() if config.resume else 0
+        self.writer = self._open_folder()
+        self.clock = _Clock()
+        self.pending: _LogLine | None = None
+
+    def train(self) -> None:
+        """Makes all updates, then reports; a signal ends it earlier, with a checkpoint."""
+        config, validation, step = self.config, None, self.start
+        batches = self._batches()
+        with _stop_signals() as stopped, contextlib.closing(self.checkpoints), contextlib.closing(self.writer):
+            while step < config.max_steps and not stopped:
+                with self.clock.waiting():
+                    batch = self.parallel.split(next(batches))
+                self.state, new_metrics = self.parallel.step(self.state, self.frozen, batch)
+                step += 1
+                self.clock.steps += 1
+                self.console.advance(step)
+                if self._due(step, config.log_freq):
+                    self._flush_log()
+                    self.pending = _LogLine(step, new_metrics, self.clock.lap())
+                validation = None
+                if self.data.val is not None and self._due(step, config.val_freq):
+                    validation = self._validate(step, self.data.val)
+                if self._due(step, config.save_freq) or stopped:
+                    self._save(step, validation)
+            self._flush_log()
+            self.checkpoints.wait()
+        self.console.close()
+        self._finish(step, validation)
+
+    def _init(self, learner: Learner) -> tuple[TrainState, Params]:
+        init_key, run_key = jax.random.split(jax.random.key(self.config.seed))
+        example = self.data.train.batch(np.zeros(1, np.int64))
+        params = jax.jit(lambda key: init_params(learner, example, key))(init_key)
+        trainable, frozen = split_params(params)
+        parts = {part: sum(leaf.size for leaf in jax.tree.leaves(tree)) for part, tree in trainable.items()}
+        listed = ", ".join(f"{part} {size:,}" for part, size in parts.items())
+        frozen_size = sum(leaf.size for leaf in jax.tree.leaves(frozen))
+        self.console.line(f"trainable parameters: {sum(parts.values()):,} ({listed}); frozen: {frozen_size:,}")
+        return self.parallel.replicate(init_state(learner, trainable, run_key)), self.parallel.replicate(frozen)
+
+    def _restore(self) -> int:
+        """Replaces the state by the one of the newest whole checkpoint; returns the updates it has made."""
+        self.state, record = self.checkpoints.restore(self.state, self.parallel.replicated)
+        step = int(self.state.step)
+        if step >= self.config.max_steps:
+            raise ConfigError(f"{self.config.run_dir} has made its {step} updates; raise --max_steps to go on")
+        if record["samples"] != step * self.global_batch:
+            raise ConfigError(
+                f"--resume: the run has seen {record['samples']} samples in {step} updates, but an update now takes {self.global_batch} "
+                "samples, so that the data could not go on where they stopped; keep batch_size x grad_accumulation_steps x devices"
+            )
+        self.console.line(f"resumed from the checkpoint of step {step}")
+        return step
+
+    def _open_folder(self) -> MetricWriter:
+        folder = self.config.run_dir
+        if jax.process_index() == 0:
+            folder.mkdir(parents=True, exist_ok=True)
+            configs.save(self.config, folder / configs.CONFIG_FILE)
+            save_stats(folder / "dataset_statistics.json", self.config.dataset_name, self.data.stats)
+        return MetricWriter(self.config, folder, self.start, enabled=jax.process_index() == 0)
+
+    def _batches(self) -> Iterator[Batch]:
+        return iter(
+            TrainLoader(
+                self.data.train,
+                self.local_batch,
+                self.config.seed,
+                start_batch=self.start,
+                process_index=jax.process_index(),
+                process_count=jax.process_count(),
+                threads=self.config.loader_threads,
+            )
+        )
+
+    def _due(self, step: int, every: int) -> bool:
+        return step % every == 0 or step == self.config.max_steps
+
+    def _flush_log(self) -> None:
+        """Fetches and writes the pending log line; in the steady state its numbers were ready an interval ago."""
+        if self.pending is None:
+            return
+        (step, values, lap), self.pending = self.pending, None
+        config, positive, negative = self.config, self.config.eos_sample_positive, self.config.eos_sample_negative
+        row = metrics.to_row(
+            jax.device_get(values),
+            lambda_eos=config.lambda_eos,
+            rows_per_draw=positive + negative,
+            micro_batches=config.grad_accumulation_steps,
+        )
+        row["perf/samples_per_second"] = lap.steps * self.global_batch / lap.seconds
+        row["perf/data_wait_share"] = lap.waited / lap.seconds
+        self.writer.write(step, row)
+        speed = f"{row['perf/samples_per_second']:.1f} samples/s"
+        self.console.line(f"step {step}/{config.max_steps}  action_loss = {row['train/action_loss']:.4f}  {speed}")
+        if self.with_eos:
+            updated = row["train/eos_updated"] > 0
+            self.console.line(eos_line(row, positive, negative) if updated else waiting_line(row, config, step))
+
+    def _validate(self, step: int, source: SampleSource) -> Validation:
+        self._flush_log()
+
+        def predict(batch: Batch) -> Any:
+            return jax.device_get(self.parallel.predict(self.state.trainable, self.frozen, self.parallel.split(batch)))
+
+        batches = EvalLoader(source, self.local_batch, threads=self.config.loader_threads)
+        with self.clock.stopped():
+            result = validate(predict, batches, source.anchors, source.labels.ends, self._eos_setting())
+        self.writer.write(step, result.row)
+        self.console.line("  ".join(f"{name} = {value:.4f}" for name, value in result.row.items()))
+        return result
+
+    def _eos_setting(self) -> EosSetting | None:
+        if not self.with_eos:
+            return None
+        drawn = self.config.eos_sample_positive + self.config.eos_sample_negative
+        return EosSetting(self.config.eos_sample_positive / drawn, self.share, self.config.eos_threshold)
+
+    def _save(self, step: int, validation: Validation | None) -> None:
+        """Saves behind everything that was logged up to here, so that a resumed run has the same lines."""
+        self._flush_log()
+        folder, row = self.config.run_dir, validation.row if validation else {}
+        record = {
+            "samples": step * self.global_batch,
+            "config": (folder / configs.CONFIG_FILE).read_text(),
+            "statistics": json.loads((folder / "dataset_statistics.json").read_text()),
+            "validation": row,
+        }
+        score = row.get("val/eos_average_precision", -row["val/action_loss"]) if row else None
+        with self.clock.stopped():
+            self.checkpoints.save(step, self.state, record, score)
+
+    def _finish(self, step: int, validation: Validation | None) -> None:
+        folder, eos = self.config.run_dir, self._eos_setting()
+        if step < self.config.max_steps:
+            self.console.line(f"stopped at step {step}, saved; go on with --resume True")
+        elif validation is not None and validation.scores is not None and eos is not None and self.data.val is not None:
+            if jax.process_index() == 0:
+                self.console.line(summarise(folder, self.data.train, self.data.val, validation.scores, eos))
+        self.console.line(f"run: {folder}")
+
+
+class _Lap(NamedTuple):
+    steps: int
+    seconds: float
+    waited: float  # seconds spent waiting for data
+
+
+class _LogLine(NamedTuple):
+    """A log line whose numbers are still on the device."""
+
+    step: int
+    values: metrics.Metrics
+    lap: _Lap
+
+
+class _Clock:
+    """Wall time between log lines, without validation and saving."""
+
+    def __init__(self) -> None:
+        self.steps, self._waited, self._mark = 0, 0.0, time.perf_counter()
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Counts the time inside as waiting for data."""
+        before = time.perf_counter()
+        yield
+        self._waited += time.perf_counter() - before
+
+    @contextlib.contextmanager
+    def stopped(self) -> Iterator[None]:
+        """Leaves the time inside out."""
+        before = time.perf_counter()
+        yield
+        self._mark += time.perf_counter() - before
+
+    def lap(self) -> _Lap:
+        """The time since the lap before."""
+        now = time.perf_counter()
+        lap = _Lap(self.steps, now - self._mark, self._waited)
+        self.steps, self._waited, self._mark = 0, 0.0, now
+        return lap
+
+
+class _Flag:
+    def __init__(self) -> None:
+        self.raised = False
+
+    def __bool__(self) -> bool:
+        return self.raised
+
+
+@contextlib.contextmanager
+def _stop_signals() -> Iterator[_Flag]:
+    """SIGINT and SIGTERM raise the flag; a second one acts as usual."""
+    flag = _Flag()
+    usual = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def receive(number: int, frame: Any) -> None:
+        flag.raised = True
+        for signal_number, handler in usual.items():
+            signal.signal(signal_number, handler)
+
+    for number in usual:
+        signal.signal(number, receive)
+    try:
+        yield flag
+    finally:
+        for number, handler in usual.items():
+            signal.signal(number, handler)

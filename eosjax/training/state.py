@@ -1,0 +1,146 @@
+"""What a training run is made of: the static `Learner` and the `TrainState` that each update replaces.
+
+Parameters are a dict of *parts*, which is what optimizer, metrics and checkpoints speak of:
+
+  vla                base weights of the policy: trained with `use_lora=False`, otherwise frozen
+  lora               adapters of the policy, with `use_lora=True`
+  proprio_projector  with `use_proprio=True`; always trained
+  action_head        always trained
+  eos_head           with `use_eos_classification=True`; trained from the buffer alone
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from eosjax.buffer import BalancedBuffer, BalancedBufferState
+from eosjax.config import TrainConfig
+from eosjax.models.heads import ActionHead, EosHead
+from eosjax.models.openvla import OpenVLA, VLAConfig
+from eosjax.training.metrics import zero_window
+from eosjax.training.optim import learning_rate_schedule, make_optimizer
+from eosjax.types import Batch
+
+Params = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Learner:
+    """Everything about a run that does not change from update to update; hashable, so that a jitted step can close over it."""
+
+    vla: OpenVLA
+    action_head: ActionHead
+    eos_head: EosHead | None
+    buffer: BalancedBuffer | None
+    optimizer: optax.GradientTransformationExtraArgs
+    schedule: optax.Schedule
+    lambda_eos: float
+    eos_threshold: float
+    micro_batches: int
+    log_freq: int
+
+
+@struct.dataclass
+class TrainState:
+    """What an update reads and replaces, and all that a checkpoint needs of the devices."""
+
+    step: jax.Array  # i32 []: updates made
+    trainable: Params
+    opt_state: optax.OptState
+    buffer: BalancedBufferState | None
+    rng: jax.Array  # the run's key; never advanced, folded with `step` at each use
+    window: dict[str, jax.Array]  # sums of the metrics since the last log line
+
+
+def make_learner(config: TrainConfig, vla_config: VLAConfig) -> Learner:
+    """Builds modules, buffer and optimizer of a run from its configuration; allocates nothing."""
+    with_eos = config.use_eos_classification
+    llm_width = vla_config.llama.width
+    return Learner(
+        vla=OpenVLA(vla_config),
+        action_head=ActionHead(hidden_dim=llm_width, action_dim=vla_config.action_dim, dtype=vla_config.dtype),
+        eos_head=EosHead(hidden_dim=config.eos_hidden_dim, dropout=config.eos_dropout) if with_eos else None,
+        buffer=make_buffer(config) if with_eos else None,
+        optimizer=make_optimizer(config),
+        schedule=learning_rate_schedule(config),
+        lambda_eos=config.lambda_eos,
+        eos_threshold=config.eos_threshold,
+        micro_batches=config.grad_accumulation_steps,
+        log_freq=config.log_freq,
+    )
+
+
+def make_buffer(config: TrainConfig) -> BalancedBuffer:
+    """The class-balanced buffer that the `eos_*` flags describe."""
+    return BalancedBuffer(
+        capacity=config.eos_buffer_capacity,
+        sample_positive=config.eos_sample_positive,
+        sample_negative=config.eos_sample_negative,
+        min_positive=config.eos_min_positive,
+        min_negative=config.eos_min_negative,
+    )
+
+
+def init_params(learner: Learner, batch: Batch, rng: jax.Array) -> Params:
+    """Random parameters of all parts, in the dtypes that the modules ask for.
+
+    Args:
+      learner: the modules.
+      batch: a batch of the right shapes; its values do not matter.
+      rng: key.
+    """
+    keys = dict(zip(("vla", "lora", "action_head", "eos_head"), jax.random.split(rng, 4), strict=True))
+    variables = learner.vla.init(
+        {"params": keys["vla"], "lora": keys["lora"]}, batch.images, batch.input_ids, batch.attn_mask, batch.proprio
+    )
+    base = dict(variables["params"])
+    params: Params = {}
+    if "proprio_projector" in base:
+        params["proprio_projector"] = base.pop("proprio_projector")
+    params["vla"] = base
+    if "lora" in variables:
+        params["lora"] = variables["lora"]
+    config = learner.vla.config
+    hidden = jnp.zeros((1, config.chunk, config.action_dim, config.llama.width))
+    params["action_head"] = learner.action_head.init(keys["action_head"], hidden)["params"]
+    if learner.eos_head is not None:
+        params["eos_head"] = learner.eos_head.init(keys["eos_head"], hidden)["params"]
+    return params
+
+
+def split_params(params: Params) -> tuple[Params, Params]:
+    """Splits the parts into (trainable, frozen): with adapters the base is frozen, without them everything is trained."""
+    frozen = {"vla"} if "lora" in params else set()
+    return (
+        {part: tree for part, tree in params.items() if part not in frozen},
+        {part: tree for part, tree in params.items() if part in frozen},
+    )
+
+
+def vla_variables(params: Params) -> dict[str, Any]:
+    """The Flax variables of the policy from the parts."""
+    base = dict(params["vla"])
+    if "proprio_projector" in params:
+        base["proprio_projector"] = params["proprio_projector"]
+    return {"params": base, **({"lora": params["lora"]} if "lora" in params else {})}
+
+
+def init_state(learner: Learner, trainable: Params, rng: jax.Array) -> TrainState:
+    """The state before the first update: an empty buffer, fresh Adam moments, step 0."""
+    config = learner.vla.config
+    hidden = jax.ShapeDtypeStruct((config.action_dim, config.llama.width), config.dtype)
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        trainable=trainable,
+        opt_state=learner.optimizer.init(trainable),
+        buffer=learner.buffer.init(hidden) if learner.buffer is not None else None,
+        rng=rng,
+        window=zero_window(learner.eos_head is not None),
+    )
+

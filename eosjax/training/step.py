@@ -1,0 +1,156 @@
+"""One update, as a pure function of (state, frozen weights, batch). Knows no pmap: only the name of an axis to reduce over.
+
+    total = L1(action) + lambda_eos * BCE(eos_head(hidden states drawn from the buffer), labels)
+
+The drawn rows are *inputs* (stop-gradient on their way into the buffer) and the head runs on them inside the differentiated function:
+that is what gives the head its gradient, and the policy none from this term.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from eosjax import losses
+from eosjax.buffer import BalancedBufferState
+from eosjax.training import metrics
+from eosjax.training.state import Learner, Params, TrainState, vla_variables
+from eosjax.types import Batch
+
+T = TypeVar("T")
+
+
+class Predictions(NamedTuple):
+    """Outputs of the policy on a batch that it is not trained on."""
+
+    l1_sum: jax.Array  # f32 []
+    l1_count: jax.Array  # f32 []
+    eos_logits: jax.Array  # f32 [b k], raw (on the scale of the balanced draws); zeros without an EOS head
+
+
+def train_step(
+    learner: Learner, state: TrainState, frozen: Params, batch: Batch, *, axis_name: str | None = None
+) -> tuple[TrainState, metrics.Metrics]:
+    """One update of the trainable parts, the optimizer and the buffer.
+
+    Under an axis, `batch` is this device's share and everything else is replicated: rows for the buffer are gathered over the axis and
+    gradients averaged, so that every device returns the same state, and the same one as a single device with the whole batch.
+
+    Args:
+      learner: static parts of the run.
+      state: replaced by the returned one.
+      frozen: parts that are not trained.
+      batch: leading axis `micro_batches * b`.
+      axis_name: name of the mapped axis to reduce over, or None.
+    """
+    with_eos = learner.eos_head is not None
+    micro_size = batch.valid.shape[0] // learner.micro_batches
+    micro_batches = jax.tree.map(lambda x: x.reshape(learner.micro_batches, micro_size, *x.shape[1:]), batch)
+    numbers = _psum(jnp.sum(batch.valid, dtype=jnp.float32) * batch.actions.shape[-1], axis_name)
+    shares = learner.micro_batches * (lax.axis_size(axis_name) if axis_name else 1)
+    action_scale = shares / jnp.maximum(numbers, 1.0)
+    differentiate = jax.value_and_grad(_total_loss, argnums=1, has_aux=True)
+
+    def accumulate(carry, inputs):
+        buffer, grads, sums = carry
+        (_, (buffer, new_sums)), new_grads = differentiate(
+            learner, state.trainable, frozen, buffer, *inputs, action_scale, axis_name
+        )
+        return (buffer, *jax.tree.map(jnp.add, (grads, sums), (new_grads, new_sums))), None
+
+    keys = jax.random.split(jax.random.fold_in(state.rng, state.step), learner.micro_batches)
+    start = (state.buffer, jax.tree.map(jnp.zeros_like, state.trainable), metrics.zero_sums(with_eos))
+    (buffer, grads, sums), _ = lax.scan(accumulate, start, (micro_batches, keys))
+    grads = _pmean(jax.tree.map(lambda g: g / learner.micro_batches, grads), axis_name)
+    sums |= {name: _psum(sums[name], axis_name) for name in ("l1_sum", "l1_count")}
+
+    eos_ready = sums["eos_updates"] > 0 if with_eos else jnp.zeros((), bool)
+    updates, opt_state = learner.optimizer.update(grads, state.opt_state, state.trainable, eos_ready=eos_ready)
+    last = metrics.last_values(grads, sums, learner.schedule(state.step))
+    if buffer is not None:
+        last |= metrics.buffer_values(buffer)
+    window = _add_to_window(state, sums, learner.log_freq)
+    new_state = TrainState(
+        step=state.step + 1,
+        trainable=optax.apply_updates(state.trainable, updates),
+        opt_state=opt_state,
+        buffer=buffer,
+        rng=state.rng,
+        window=window,
+    )
+    return new_state, metrics.Metrics(window, last)
+
+
+def predict(learner: Learner, trainable: Params, frozen: Params, batch: Batch) -> Predictions:
+    """Action error and EOS logits of a batch, without dropout; rows that only fill the batch (`valid` False) count nothing."""
+    hidden = learner.vla.apply(
+        vla_variables({**frozen, **trainable}), batch.images, batch.input_ids, batch.attn_mask, batch.proprio
+    )
+    predicted = learner.action_head.apply({"params": trainable["action_head"]}, hidden)
+    logits = jnp.zeros(batch.eos.shape)
+    if learner.eos_head is not None:
+        logits = learner.eos_head.apply({"params": trainable["eos_head"]}, hidden)
+    return Predictions(*losses.masked_l1(predicted, batch.actions, batch.valid), logits)
+
+
+def _total_loss(
+    learner: Learner,
+    trainable: Params,
+    frozen: Params,
+    buffer: BalancedBufferState | None,
+    batch: Batch,
+    key: jax.Array,
+    action_scale: jax.Array,
+    axis_name: str | None,
+) -> tuple[jax.Array, tuple[BalancedBufferState | None, dict[str, jax.Array]]]:
+    """Loss of one micro-batch on one device; beside it the buffer with that micro-batch in it, and the sums to log."""
+    draw_key, head_key, adapter_key = jax.random.split(key, 3)
+    if axis_name:  # each device drops its own adapter inputs, while the draw and the head must be the same everywhere
+        adapter_key = jax.random.fold_in(adapter_key, lax.axis_index(axis_name))
+    hidden = learner.vla.apply(
+        vla_variables({**frozen, **trainable}),
+        batch.images,
+        batch.input_ids,
+        batch.attn_mask,
+        batch.proprio,
+        deterministic=False,
+        rngs={"dropout": adapter_key},
+    )
+    predicted = learner.action_head.apply({"params": trainable["action_head"]}, hidden)
+    l1_sum, l1_count = losses.masked_l1(predicted, batch.actions, batch.valid)
+    action_loss, sums = l1_sum * action_scale, {"l1_sum": l1_sum, "l1_count": l1_count}
+    if learner.eos_head is None or learner.buffer is None:
+        return action_loss, (buffer, sums)
+
+    rows = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), (hidden, batch.eos, batch.valid))
+    buffer = learner.buffer.add(buffer, *_all_gather(rows, axis_name))
+    buffer = learner.buffer.count_update(buffer)
+    ready, sample = learner.buffer.can_sample(buffer), learner.buffer.sample(buffer, draw_key)
+    logits = learner.eos_head.apply(
+        {"params": trainable["eos_head"]}, sample.items, deterministic=False, rngs={"dropout": head_key}
+    )
+    eos_loss = losses.balanced_bce(logits, sample.labels, sample.weights)
+    sums |= metrics.eos_sums(logits, sample, eos_loss, ready, learner.eos_threshold)
+    return action_loss + learner.lambda_eos * eos_loss, (buffer, sums)
+
+
+def _add_to_window(state: TrainState, sums: dict[str, jax.Array], log_freq: int) -> dict[str, jax.Array]:
+    """Adds one update to the window, which starts anew behind each log line."""
+    kept = jnp.where(state.step % log_freq == 0, 0.0, 1.0)
+    return jax.tree.map(lambda old, new: kept * old + new, state.window, {"steps": jnp.ones(()), **sums})
+
+
+def _psum(tree: T, axis_name: str | None) -> T:
+    return lax.psum(tree, axis_name) if axis_name else tree
+
+
+def _pmean(tree: T, axis_name: str | None) -> T:
+    return lax.pmean(tree, axis_name) if axis_name else tree
+
+
+def _all_gather(tree: T, axis_name: str | None) -> T:
+    return lax.all_gather(tree, axis_name, tiled=True) if axis_name else tree

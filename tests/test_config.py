@@ -1,0 +1,163 @@
+"""Flags: the documented commands parse, and every mistake is answered with what to change."""
+
+import dataclasses
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from eosjax import config as configs
+from eosjax.config import ConfigError, TrainConfig, check_paths, parse
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_the_original_command_parses():
+    command = (
+        "--vla_path openvla/openvla-7b --dataset_name libero_goal_no_noops --substep_labels_path substep_labels_output.json "
+        "--use_eos_classification=True --eos_buffer_capacity=50 --eos_sample_positive=15 --eos_sample_negative=20 --lambda_eos=2.0"
+    )
+    config = parse(command.split())
+    assert config == dataclasses.replace(
+        TrainConfig(), dataset_name="libero_goal_no_noops", substep_labels_path=Path("substep_labels_output.json")
+    )
+
+
+def test_the_defaults_are_those_of_the_specification():
+    config = parse([])
+    expected = {
+        "eos_buffer_capacity": 50, "eos_sample_positive": 15, "eos_sample_negative": 20, "eos_min_positive": 15,
+        "eos_min_negative": 20, "eos_hidden_dim": 1024, "eos_dropout": 0.1, "lambda_eos": 2.0, "eos_threshold": 0.5,
+        "use_eos_classification": True, "learning_rate": 5e-4, "lora_rank": 32, "batch_size": 8,
+    }  # fmt: skip
+    assert {name: getattr(config, name) for name in expected} == expected
+
+
+def test_a_switch_without_a_value_is_on():
+    assert parse(["--resume", "--seed", "3"]) == dataclasses.replace(TrainConfig(), resume=True, seed=3)
+
+
+def test_a_file_is_overridden_by_flags(tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("# a comment\nseed: 3\nlambda_eos: 1.5\n")
+    config = parse(["--config_path", str(recipe), "--seed=4"])
+    assert (config.seed, config.lambda_eos) == (4, 1.5)
+
+
+def test_save_and_load_give_the_same_configuration(tmp_path):
+    config = dataclasses.replace(
+        TrainConfig(), substep_labels_path=Path("a b/c.json"), run_id_note="yes", learning_rate=1e-5, resume=True, wandb_entity="null"
+    )
+    configs.save(config, tmp_path / "config.yaml")
+    assert configs.load(tmp_path / "config.yaml") == config
+
+
+@pytest.mark.parametrize("recipe", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.name)
+def test_recipes_parse_and_open_with_their_command(recipe):
+    parse(["--config_path", str(recipe)])
+    assert f"--config_path configs/{recipe.name}" in recipe.read_text().split("\n\n")[0]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--eos_min_positive 14", r"--eos_min_positive \(14\) is less than --eos_sample_positive \(15\).*raise --eos_min_positive to at least 15"),
+        ("--eos_sample_negative 30", r"--eos_min_negative \(20\) is less than --eos_sample_negative \(30\)"),
+        ("--eos_buffer_capacity 10", r"--eos_buffer_capacity \(10\) is less than --eos_min_positive \(15\).*at least 15"),
+        ("--batch_size 0", "--batch_size must be greater than 0, got 0"),
+        ("--max_steps=-1", "--max_steps must be greater than 0, got -1"),
+        ("--learning_rate nan", "--learning_rate must be greater than 0, got nan"),
+        ("--lora_dropout 1", "--lora_dropout must be at least 0 and less than 1"),
+        ("--eos_threshold 1.5", "--eos_threshold must lie between 0 and 1"),
+        ("--model_dtype float16", "--model_dtype must be one of bfloat16, float32, got float16"),
+        ("--eos_tune on", "--eos_tune must be one of off, auto"),
+        ("--num_images_in_input 3", "--num_images_in_input must be one of 1, 2"),
+        ("--batch_size eight", "batch_size.*eight"),
+        ("--eos_buffer_capcity 50", "unknown flag --eos_buffer_capcity: did you mean --eos_buffer_capacity?"),
+        ("--frobnicate 1", "unknown flag --frobnicate; --help lists all"),
+        ("--config_path nowhere.yaml", "--config_path nowhere.yaml: no such file"),
+        ("--use_substep_eos False", "--use_substep_eos False leaves them out"),
+        ("--vla_path demo", "add --use_lora False"),
+        ("--use_l1_regression False", "only action head"),
+        ("stray", "stray"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_named(flags, message):
+    with pytest.raises(ConfigError, match=message):
+        parse(flags.split())
+
+
+def test_an_unknown_key_of_a_file_is_named_with_the_nearest(tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("lambda_eoss: 2\n")
+    with pytest.raises(ConfigError, match=r"recipe.yaml: unknown key lambda_eoss: did you mean lambda_eos\?"):
+        parse(["--config_path", str(recipe)])
+
+
+@pytest.fixture
+def sound(tmp_path):
+    """A configuration whose paths are all there."""
+    (tmp_path / "data" / "libero_goal_no_noops").mkdir(parents=True)
+    labels = tmp_path / "labels.json"
+    labels.write_text("{}")
+    return dataclasses.replace(
+        TrainConfig(), data_root_dir=tmp_path / "data", substep_labels_path=labels, run_root_dir=tmp_path / "runs"
+    )
+
+
+class TestPaths:
+    def test_a_sound_configuration_passes(self, sound):
+        check_paths(sound)
+
+    def test_missing_dataset(self, sound):
+        with pytest.raises(ConfigError, match="no dataset at .*elsewhere.*--data_root_dir"):
+            check_paths(dataclasses.replace(sound, data_root_dir=Path("elsewhere")))
+
+    def test_missing_labels(self, sound):
+        with pytest.raises(ConfigError, match="--substep_labels_path no.json: no such file"):
+            check_paths(dataclasses.replace(sound, substep_labels_path=Path("no.json")))
+        with pytest.raises(ConfigError, match="--substep_labels_path is missing"):
+            check_paths(dataclasses.replace(sound, substep_labels_path=None))
+
+    def test_a_folder_with_a_run_is_left_alone(self, sound):
+        leave_a_run(sound)
+        with pytest.raises(ConfigError, match="already holds a run.*--resume True.*--run_id_note"):
+            check_paths(sound)
+
+    def test_a_run_that_never_began_may_be_started_again(self, sound):
+        leave_a_run(sound)
+        (sound.run_dir / "metrics.jsonl").write_text("")
+        check_paths(sound)
+
+    def test_resume_needs_a_run(self, sound):
+        with pytest.raises(ConfigError, match="holds no run to go on from"):
+            check_paths(dataclasses.replace(sound, resume=True))
+
+    def test_resume_takes_the_same_run_only(self, sound):
+        leave_a_run(sound)
+        check_paths(dataclasses.replace(sound, resume=True, max_steps=300_000))
+        with pytest.raises(ConfigError, match="other flags: --lambda_eos is 1.0, was 2.0"):
+            check_paths(dataclasses.replace(sound, resume=True, lambda_eos=1.0))
+
+
+def leave_a_run(config):
+    config.run_dir.mkdir(parents=True)
+    configs.save(config, config.run_dir / "config.yaml")
+    (config.run_dir / "metrics.jsonl").write_text('{"step": 1}\n')
+
+
+def test_help_explains_every_flag():
+    result = subprocess.run([sys.executable, ROOT / "train.py", "--help"], capture_output=True, text=True, check=True)
+    text = re.sub(r"\s+", " ", result.stdout)
+    for field in dataclasses.fields(TrainConfig):
+        described = re.search(rf"--{field.name} \S+ (\w.{{10}})", text)
+        assert described, field.name
+
+
+def test_a_mistake_on_the_command_line_ends_in_one_line():
+    command = [sys.executable, str(ROOT / "train.py"), "--batchsize", "4"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert result.stderr == "train.py: unknown flag --batchsize: did you mean --batch_size?\n"

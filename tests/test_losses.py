@@ -1,0 +1,53 @@
+"""The losses against their definitions in NumPy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from eosjax import losses
+
+FLOATS = st.floats(-30, 30, width=32)
+settings.register_profile("deterministic", deadline=None, derandomize=True)
+settings.load_profile("deterministic")
+
+
+@given(st.data(), st.integers(1, 4), st.integers(1, 5))
+def test_masked_l1_is_the_sum_over_valid_actions(data, b, k):
+    predicted, target = (data.draw(hnp.arrays(np.float32, (b, k, 3), elements=FLOATS)) for _ in range(2))
+    valid = data.draw(hnp.arrays(bool, (b, k)))
+    total, count = losses.masked_l1(predicted, target, valid)
+    np.testing.assert_allclose(total, np.abs(predicted - target)[valid].sum(), rtol=1e-5, atol=1e-5)
+    assert count == valid.sum() * 3
+
+
+def test_masked_l1_has_no_gradient_and_no_nan_from_masked_slots():
+    target = jnp.array([[[1.0], [jnp.nan]]])
+    valid = jnp.array([[True, False]])
+    gradient = jax.grad(lambda predicted: losses.masked_l1(predicted, target, valid)[0])(jnp.zeros((1, 2, 1)))
+    np.testing.assert_array_equal(gradient, [[[-1.0], [0.0]]])
+
+
+@given(st.data(), st.integers(1, 20))
+def test_balanced_bce_is_the_mean_over_real_rows(data, n):
+    logits = data.draw(hnp.arrays(np.float32, n, elements=FLOATS))
+    labels, weights = (data.draw(hnp.arrays(bool, n)).astype(np.float32) for _ in range(2))
+    x, y, w = (a.astype(np.float64) for a in (logits, labels, weights))
+    rows = np.maximum(x, 0) - x * y + np.log1p(np.exp(-np.abs(x)))
+    expected = rows[w > 0].mean() if w.any() else 0.0
+    np.testing.assert_allclose(losses.balanced_bce(logits, labels, weights), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_balanced_bce_without_a_real_row_is_exactly_zero():
+    value, gradient = jax.value_and_grad(losses.balanced_bce)(jnp.array([3.0, -40.0]), jnp.ones(2), jnp.zeros(2))
+    assert value == 0.0
+    np.testing.assert_array_equal(gradient, [0.0, 0.0])
+
+
+def test_balanced_bce_is_computed_in_float32():
+    logits = jnp.array([8.0, -8.0], jnp.bfloat16)
+    value = losses.balanced_bce(logits, jnp.array([1.0, 0.0]), jnp.ones(2))
+    assert value.dtype == jnp.float32
+    np.testing.assert_allclose(value, np.log1p(np.exp(-8.0)), rtol=1e-4)

@@ -1,0 +1,231 @@
+"""The update: who gets a gradient, what enters the buffer, and that neither devices nor micro-batches change the result."""
+
+import functools
+from collections import deque
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tests.training.conftest import TINY, build, jitted_step, random_batch
+
+from eosjax import losses
+from eosjax.training.metrics import to_row
+from eosjax.training.parallel import DataParallel
+from eosjax.training.state import vla_variables
+from eosjax.training.step import predict, train_step
+
+
+def run(learner, state, frozen, batches):
+    step = jitted_step(learner)
+    for batch in batches:
+        state, metrics = step(state, frozen, batch)
+    return state, metrics
+
+
+def hidden_states(learner, state, frozen, batch):
+    variables = vla_variables({**frozen, **state.trainable})
+    return learner.vla.apply(variables, batch.images, batch.input_ids, batch.attn_mask, batch.proprio)
+
+
+def is_zero(tree):
+    return all(not np.any(leaf) for leaf in jax.tree.leaves(tree))
+
+
+def never_ready():
+    return {"eos_buffer_capacity": 400, "eos_min_positive": 400, "eos_min_negative": 400}
+
+
+class TestGradientStory:
+    """Why hidden states are stored, and not logits."""
+
+    def head_gradient(self, learner, state, store, evaluate):
+        """Gradient of the head from rows that `store` makes of the hidden states and `evaluate` turns into logits."""
+        batch = random_batch(np.random.default_rng(5), 16)
+        hidden = hidden_states(learner, state, {}, batch).reshape(-1, TINY.action_dim, TINY.llama.width)
+
+        def loss(head):
+            rows = store(head, hidden)
+            buffer = learner.buffer.init(jax.ShapeDtypeStruct(rows.shape[1:], rows.dtype))
+            buffer = learner.buffer.add(buffer, rows, batch.eos.reshape(-1), batch.valid.reshape(-1))
+            sample = learner.buffer.sample(buffer, jax.random.key(0))
+            return losses.balanced_bce(evaluate(head, sample.items), sample.labels, sample.weights)
+
+        value, gradient = jax.value_and_grad(loss)(state.trainable["eos_head"])
+        assert value > 0
+        return gradient
+
+    def test_stored_logits_give_the_head_no_gradient(self):
+        learner, state, _ = build()
+        apply = lambda head, rows: learner.eos_head.apply({"params": head}, rows)
+        assert is_zero(self.head_gradient(learner, state, store=apply, evaluate=lambda head, rows: rows))
+
+    def test_stored_hidden_states_give_every_layer_of_the_head_a_gradient(self):
+        learner, state, _ = build()
+        apply = lambda head, rows: learner.eos_head.apply({"params": head}, rows)
+        gradient = self.head_gradient(learner, state, store=lambda head, rows: rows, evaluate=apply)
+        assert all(np.any(leaf) for leaf in jax.tree.leaves(gradient))
+
+    def test_the_eos_loss_moves_the_head_and_nothing_else(self, batches):
+        results = []
+        for weight in (1e-6, 50.0):
+            learner, state, frozen = build(lambda_eos=weight)
+            state, metrics = run(learner, state, frozen, batches[:3])
+            assert metrics.last["eos_updates"] == 1
+            results.append(dict(state.trainable))
+        heads = [parts.pop("eos_head") for parts in results]
+        chex.assert_trees_all_equal(*results)
+        assert not np.array_equal(heads[0]["fc1"]["kernel"], heads[1]["fc1"]["kernel"])
+
+
+class TestWaitingHead:
+    def test_nothing_of_the_head_moves_before_the_buffer_is_ready(self, batches):
+        learner, start, frozen = build(**never_ready())
+        state, metrics = run(learner, start, frozen, batches[:4])
+        row = to_row(jax.device_get(metrics), lambda_eos=2.0, rows_per_draw=8, micro_batches=1)
+        assert row["train/eos_loss"] == 0.0
+        assert row["train/eos_updated"] == 0.0
+        assert row["train/eos_grad_norm"] == 0.0
+        chex.assert_trees_all_equal(state.trainable["eos_head"], start.trainable["eos_head"])
+        assert not np.array_equal(
+            state.trainable["action_head"]["fc1"]["kernel"], start.trainable["action_head"]["fc1"]["kernel"]
+        )
+
+    def test_its_first_update_is_that_of_a_fresh_adam(self, batches):
+        # lr / (1 - beta1) / ... : Adam's first update has size lr wherever the gradient is not tiny, whenever it comes.
+        learner, state, frozen = build()
+        empty = [batch._replace(eos=np.zeros_like(batch.eos)) for batch in batches[:5]]
+        waited, _ = run(learner, state, frozen, empty)
+        moved, metrics = run(learner, waited, frozen, batches[5:6])
+        assert metrics.last["eos_updates"] == 1
+        before, after = (s.trainable["eos_head"]["fc3"]["bias"] for s in (waited, moved))
+        np.testing.assert_allclose(np.abs(after - before), 1e-3, rtol=1e-3)
+
+    def test_without_the_head_there_is_no_trace_of_it(self, batches):
+        learner, state, frozen = build(use_eos_classification=False)
+        state, metrics = run(learner, state, frozen, batches[:2])
+        assert state.buffer is None
+        assert "eos_head" not in state.trainable
+        assert not [name for name in {**metrics.window, **metrics.last} if "eos" in name]
+
+
+def test_the_buffer_holds_the_hidden_states_of_valid_slots_in_order(batches):
+    learner, state, frozen = build()
+    model = {True: deque(maxlen=12), False: deque(maxlen=12)}
+    for batch in batches[:3]:
+        hidden = np.asarray(hidden_states(learner, state, frozen, batch)).reshape(-1, TINY.action_dim, TINY.llama.width)
+        for row, label, valid in zip(hidden, batch.eos.reshape(-1), batch.valid.reshape(-1), strict=True):
+            if valid:
+                model[bool(label)].append(row)
+        state, _ = run(learner, state, frozen, [batch])
+    contents = learner.buffer.contents(state.buffer)
+    for name, label in (("positive", True), ("negative", False)):
+        np.testing.assert_allclose(contents[name], np.stack(model[label]), rtol=1e-4, atol=1e-5)
+
+
+def test_slots_past_the_end_of_the_episode_change_nothing(batches):
+    learner, state, frozen = build()
+    other = [
+        batch._replace(
+            actions=np.where(batch.valid[..., None], batch.actions, 9.0).astype(np.float32),
+            eos=np.where(batch.valid, batch.eos, 1.0).astype(np.float32),
+        )
+        for batch in batches[:3]
+    ]
+    chex.assert_trees_all_equal(run(learner, state, frozen, batches[:3]), run(learner, state, frozen, other))
+
+
+def test_labels_do_not_reach_the_policy(batches):
+    learner, state, frozen = build()
+    flipped = batches[0]._replace(eos=1 - batches[0].eos)
+    chex.assert_trees_all_equal(*(predict(learner, state.trainable, frozen, batch) for batch in (batches[0], flipped)))
+
+
+def without_key_biases(trainable):
+    """A bias of the keys shifts all scores of a query alike: its gradient is rounding noise, which Adam blows up to full steps."""
+    leaves = jax.tree_util.tree_leaves_with_path(trainable)
+    return {jax.tree_util.keystr(path): leaf for path, leaf in leaves if "['qkv']['bias']" not in jax.tree_util.keystr(path)}
+
+
+@pytest.mark.parametrize("devices", [2, 4])
+def test_devices_do_not_change_the_run(batches, devices):
+    results = []
+    for count in (1, devices):
+        learner, state, frozen = build()
+        parallel = DataParallel(learner, jax.devices()[:count])
+        state, frozen = parallel.replicate(state), parallel.replicate(frozen)
+        for batch in batches:
+            state, metrics = parallel.step(state, frozen, parallel.split(batch))
+        results.append((learner, jax.device_get(state), jax.device_get(metrics)))
+    (learner, one, one_metrics), (_, many, many_metrics) = results
+    assert one.buffer.updates == 10
+    chex.assert_trees_all_equal(one.buffer.positive.born, many.buffer.positive.born)
+    contents = [learner.buffer.contents(state.buffer) for state in (one, many)]
+    chex.assert_trees_all_close(*contents, rtol=1e-3, atol=1e-4)
+    chex.assert_trees_all_close(*(without_key_biases(state.trainable) for state in (one, many)), rtol=1e-3, atol=1e-4)
+    chex.assert_trees_all_close(one_metrics, many_metrics, rtol=1e-3, atol=1e-3)
+
+
+def test_micro_batches_add_up_to_the_whole_batch(batches):
+    trained = []
+    for micro_batches in (1, 4):
+        learner, state, frozen = build(grad_accumulation_steps=micro_batches, use_eos_classification=False)
+        state, metrics = run(learner, state, frozen, batches[:5])
+        trained.append((state.trainable, metrics))
+    chex.assert_trees_all_close(*trained, rtol=1e-3, atol=1e-5)
+
+
+def test_every_micro_batch_enters_the_buffer_and_draws(batches):
+    learner, state, frozen = build(grad_accumulation_steps=4)
+    state, metrics = run(learner, state, frozen, batches[:5])
+    assert int(state.buffer.adds) == 20
+    assert int(state.buffer.positive.seen) == sum(int(batch.eos.sum()) for batch in batches[:5])
+    row = to_row(jax.device_get(metrics), lambda_eos=2.0, rows_per_draw=8, micro_batches=4)
+    assert row["train/eos_updated"] == 1.0
+    assert row["train/eos_updates"] <= 20
+
+
+def test_adapters_learn_and_the_base_stays(batches):
+    learner, state, frozen = build(lora_rank=4)
+    trained, _ = run(learner, state, frozen, batches[:3])
+    assert set(state.trainable) == {"lora", "proprio_projector", "action_head", "eos_head"}
+    assert set(frozen) == {"vla"}
+    for part in state.trainable:
+        assert not all(
+            np.array_equal(a, b)
+            for a, b in zip(*(jax.tree.leaves(s.trainable[part]) for s in (state, trained)), strict=True)
+        ), part
+
+
+def test_one_trace_for_the_whole_run(batches):
+    learner, state, frozen = build()
+    chex.clear_trace_counter()
+    step = jax.jit(chex.assert_max_traces(functools.partial(train_step, learner), n=1))
+    for batch in batches:
+        state, _ = step(state, frozen, batch)
+    assert int(state.step) == len(batches)
+
+
+def test_the_window_sums_what_happened_since_the_log_line(batches):
+    learner, state, frozen = build()
+    step = jitted_step(learner)
+    losses_seen = []
+    for number, batch in enumerate(batches[:7], start=1):
+        state, metrics = step(state, frozen, batch)
+        single = float(metrics.last["eos_loss"]) * float(metrics.last["eos_updates"])
+        losses_seen = losses_seen[-((number - 1) % learner.log_freq) :] if (number - 1) % learner.log_freq else []
+        losses_seen.append(single)
+        assert int(metrics.window["steps"]) == len(losses_seen)
+        np.testing.assert_allclose(metrics.window["eos_loss"], sum(losses_seen), rtol=1e-5)
+
+
+def test_predictions_ignore_rows_that_fill_the_batch(batches):
+    learner, state, frozen = build()
+    batch = batches[0]
+    valid = batch.valid.copy()
+    valid[5:] = False
+    full = predict(learner, state.trainable, frozen, batch._replace(valid=valid))
+    part = predict(learner, state.trainable, frozen, jax.tree.map(lambda x: x[:5], batch))
+    np.testing.assert_allclose(full.l1_sum, part.l1_sum, rtol=1e-5)
+    assert full.l1_count == part.l1_count == jnp.sum(batch.valid[:5]) * TINY.action_dim
