@@ -16,6 +16,8 @@ from pathlib import Path
 import draccus
 import yaml
 
+from eosjax.types import UserError
+
 DEMO_MODEL = "demo"
 DEMO_DATASET = "eosjax_demo"
 
@@ -25,7 +27,7 @@ METRICS_FILE = "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
 
 
-class ConfigError(ValueError):
+class ConfigError(UserError):
     """A configuration that cannot be run; the message says what to change."""
 
 
@@ -62,7 +64,7 @@ class TrainConfig:
     grad_accumulation_steps: int = 1  # forward passes per update; the batch of an update is batch_size x this x devices
     max_steps: int = 200_000  # updates
     learning_rate: float = 5e-4  # peak learning rate of AdamW
-    lr_warmup_steps: int = 0  # linear warm-up from 10 % of the learning rate
+    lr_warmup_steps: int = 0  # updates of linear warm-up, from a tenth of the learning rate
     num_steps_before_decay: int = 100_000  # updates after which the learning rate falls to a tenth
     val_freq: int = 10_000  # updates between validations; one more at the end
     save_freq: int = 10_000  # updates between checkpoints; one more at the end
@@ -270,7 +272,7 @@ def _complete(args: list[str]) -> list[str]:
     """A boolean flag without a value means True."""
     switches = {f"--{field.name}" for field in dataclasses.fields(TrainConfig) if field.type == "bool"}
     completed = []
-    for arg, following in zip(args, [*args[1:], "--"], strict=True):
+    for arg, following in zip(args, [*args[1:], "--"], strict=False):
         completed.append(arg)
         if arg in switches and following.startswith("--"):
             completed.append("True")
@@ -285,7 +287,7 @@ def _config_paths(args: Sequence[str]) -> list[tuple[str, str]]:
 def _check_known(name: str, known: set[str], *, prefix: str, where: str) -> None:
     if name in known:
         return
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
     raise ConfigError(f"{where} {prefix}{name}" + (f": did you mean {prefix}{near[0]}?" if near else "; --help lists all"))
 
 

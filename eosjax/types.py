@@ -13,6 +13,10 @@ from typing import Any, NamedTuple
 Array = Any  # np.ndarray on the host, jax.Array on the device
 
 
+class UserError(ValueError):
+    """Something that the user can mend; the message says what and how, so that no traceback is needed."""
+
+
 class Batch(NamedTuple):
     """One batch of training samples; a sample is an *anchor* step of an episode and the chunk that starts there."""
 

@@ -102,9 +102,7 @@ def sound(tmp_path):
     (tmp_path / "data" / "libero_goal_no_noops").mkdir(parents=True)
     labels = tmp_path / "labels.json"
     labels.write_text("{}")
-    return dataclasses.replace(
-        TrainConfig(), data_root_dir=tmp_path / "data", substep_labels_path=labels, run_root_dir=tmp_path / "runs"
-    )
+    return dataclasses.replace(TrainConfig(), data_root_dir=tmp_path / "data", substep_labels_path=labels, run_root_dir=tmp_path / "runs")
 
 
 class TestPaths:

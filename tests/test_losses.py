@@ -3,15 +3,13 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from eosjax import losses
 
 FLOATS = st.floats(-30, 30, width=32)
-settings.register_profile("deterministic", deadline=None, derandomize=True)
-settings.load_profile("deterministic")
 
 
 @given(st.data(), st.integers(1, 4), st.integers(1, 5))

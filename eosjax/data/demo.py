@@ -1,7 +1,7 @@
 """The built-in demo dataset: simulated pick-and-place demonstrations in the LIBERO layout, written on first use.
 
 On disk it is an ordinary TFDS/RLDS dataset of TFRecord shards, with a label file beside it, so that everything
-downstream takes the road that real data take. TensorFlow is imported only when a dataset is written.
+downstream takes the road that real data take. It is written in a process of its own, the one that loads TensorFlow.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import io
 import json
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,9 +18,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
+from tqdm import tqdm
 
 from eosjax.data.demo_render import SIZE, render
 from eosjax.data.demo_sim import SUBSTEP_ACTIONS, Rollout, instruction, simulate, substep_instructions
+from eosjax.data.tf_process import exit_with, run_module
 
 DATASET_NAME = "eosjax_demo"
 EPISODES = 120
@@ -71,7 +74,7 @@ def ensure_demo(root: Path, episodes: int = EPISODES, seed: int = 0) -> DemoPath
         home.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=f".{home.name}-", dir=home.parent))
         try:
-            _write(scratch / "data", episodes, seed)
+            run_module("eosjax.data.demo", scratch / "data", str(episodes), str(seed))
             _publish(scratch / "data", home)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
@@ -98,12 +101,12 @@ def _write(folder: Path, episodes: int, seed: int) -> None:
 
     target = folder / DATASET_NAME / _VERSION
     target.mkdir(parents=True)
-    identity = DatasetIdentity(name=DATASET_NAME, version=tfds.core.Version(_VERSION), data_dir=str(target), module_name=__name__)
+    identity = DatasetIdentity(name=DATASET_NAME, version=tfds.core.Version(_VERSION), data_dir=str(target), module_name="eosjax.data.demo")
     info = tfds.core.DatasetInfo(builder=identity, features=_features(tfds))
     writer = tfds.core.SequentialWriter(info, max_examples_per_shard=-(-episodes // _SHARDS))
     writer.initialize_splits(["train"])
     bodies = {}
-    for index in range(episodes):
+    for index in tqdm(range(episodes), "generating the demo", unit="episode", disable=not sys.stderr.isatty()):
         episode = demo_episode(index, seed)
         file_path = f"{DATASET_NAME}/{index:05d}.hdf5"
         writer.add_examples({"train": [_example(episode, file_path)]})
@@ -199,3 +202,7 @@ def _read_order(tfds: Any, folder: Path) -> Sequence[str]:
         split="train", shuffle_files=False, decoders=only_metadata, read_config=tfds.ReadConfig(try_autocache=False)
     )
     return [episode["episode_metadata"]["file_path"].numpy().decode() for episode in dataset]
+
+
+if __name__ == "__main__":
+    exit_with(lambda: _write(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])))

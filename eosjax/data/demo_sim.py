@@ -30,7 +30,7 @@ OPEN = 0.085  # distance between the open fingers
 STEP, TURN = 0.03, 0.20  # metres and radians of one unit of action
 LEAN = 0.3  # units of tilt per unit of sideways motion: the hand leans as it reaches out
 CARRY = 0.08  # how far above its grasp height the hand lifts a block
-SPEED = (0.008, 0.013)  # metres a step, drawn for each leg of the way
+SPEED = (0.004, 0.008)  # metres a step, drawn for each leg of the way
 LAST_STEP = 0.02  # metres; the decisive last step of a leg is about as long
 ARRIVED = 0.007  # metres
 
@@ -161,7 +161,7 @@ class _Expert:
         self.hand = self.hand + moved
         self.tilt = self.tilt + TURN * action[3:5]
         self.yaw += TURN * float(action[5])
-        if self.rng.random() < 0.35:
+        if self.rng.random() < 0.5:
             self.fingers = self.command
         width = 2 * self.target.radius  # a block between the fingers stops them, whether or not it will come along
         around = self.held or np.linalg.norm(self.hand - self.grasp) < 0.5 * self.target.height
@@ -177,12 +177,12 @@ class _Expert:
         for _ in range(self.rng.geometric(1.0 / mean)):
             self.step()
 
-    def go(self, goal: np.ndarray, yaw: float, pause: float = 0.03) -> None:
+    def go(self, goal: np.ndarray, yaw: float, pause: float = 0.01) -> None:
         """Travels to `goal`, now and then pausing, at an even pace but for the last step, which lands on it."""
         speed = self.rng.uniform(*SPEED)
         while (distance := np.linalg.norm(goal - self.hand)) > ARRIVED or abs(yaw - self.yaw) > 0.05:
             if self.rng.random() < pause:
-                self.dwell(4.0)
+                self.dwell(3.0)
             steps_left = 1 + max(0, round((float(distance) - LAST_STEP) / speed))
             pace = 1.0 if steps_left == 1 else speed / float(distance)
             delta = pace * (goal - self.hand)
@@ -208,9 +208,9 @@ class _Expert:
 
     def reach(self) -> None:
         above = self.grasp + _up(self.rng.uniform(0.07, 0.10))
-        if self.rng.random() < 0.3:  # change of mind: a way point beside the straight line
+        if self.rng.random() < 0.2:  # change of mind: a way point beside the straight line
             self.go(above + self.rng.uniform([-0.06, -0.06, 0.02], [0.06, 0.06, 0.04]), self.block[3])
-        if self.rng.random() < 0.4:
+        if self.rng.random() < 0.3:
             self.blip()
         self.go(above, self.block[3])
         self.go(self.grasp, self.block[3])
@@ -218,36 +218,36 @@ class _Expert:
 
     def pick(self) -> None:
         low = self.grasp
-        while self.rng.random() < 0.3:  # the fingers slip off: the hand comes up empty and tries again
-            self.dwell(3.0)
+        while self.rng.random() < 0.25:  # the fingers slip off: the hand comes up empty and tries again
+            self.dwell(1.6)
             self.grip(1.0)
             self.go(low + _up(self.rng.uniform(0.04, 0.10)), self.yaw)
-            self.dwell(3.0)
+            self.dwell(1.6)
             self.grip(-1.0)
             self.go(low, self.block[3])
-        self.dwell(3.0)
+        self.dwell(1.6)
         self.grip(1.0)
         self.held = True
-        self.dwell(3.0)
-        self.go(low + _up(CARRY), self.yaw, pause=0.05)
+        self.dwell(1.6)
+        self.go(low + _up(CARRY), self.yaw, pause=0.02)
         self.done()
 
     def carry(self) -> None:
-        self.dwell(3.0)
+        self.dwell(1.6)
         plate = self.scene.plates[0]
         self.go(np.array([*plate.xy, self.hand[2]]), 0.0)
         self.done()
 
     def place(self) -> None:
-        self.dwell(3.0)
+        self.dwell(1.6)
         plate = self.scene.plates[0]
-        self.go(np.array([*plate.xy, PLATE_HEIGHT + 0.5 * self.target.height]), 0.0, pause=0.05)
-        self.dwell(3.0)
+        self.go(np.array([*plate.xy, PLATE_HEIGHT + 0.5 * self.target.height]), 0.0, pause=0.02)
+        self.dwell(1.6)
         self.grip(-1.0)
         self.done()
 
     def leave(self) -> None:
-        self.dwell(3.0)
+        self.dwell(1.6)
         self.go(self.hand + _up(self.rng.uniform(0.05, 0.09)), 0.0)
         self.go(HOME, 0.0)
         self.done()

@@ -14,7 +14,6 @@ import json
 import os
 import shutil
 import struct
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -22,9 +21,12 @@ from typing import Any
 
 import numpy as np
 from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue]
+from tqdm import tqdm
 
 from eosjax.data.rlds import DatasetError, Episode, dataset_dir, num_episodes, read_episodes
 from eosjax.data.specs import spec_for
+from eosjax.data.tf_process import exit_with, run_module
+from eosjax.types import UserError
 
 FORMAT_VERSION = 1  # part of the fingerprint: raise it when the files of a store change their meaning
 _LENGTH = struct.Struct("<I")
@@ -152,25 +154,11 @@ def _build_in_subprocess(data_root: str | Path, name: str, folder: Path) -> None
         shutil.rmtree(leftover)
     building = folder.with_name(f"{prefix}{os.getpid()}")
     building.mkdir()
-    package_root = str(Path(__file__).resolve().parents[2])
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join(filter(None, [package_root, os.environ.get("PYTHONPATH")])),
-        "TF_CPP_MIN_LOG_LEVEL": "3",
-        "CUDA_VISIBLE_DEVICES": "",  # TensorFlow would take the GPU's memory from JAX
-    }
     try:
-        child = subprocess.run(
-            [sys.executable, "-m", "eosjax.data.frames", str(data_root), name, str(building)],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=None if sys.stderr.isatty() else subprocess.PIPE,
-            text=True,
-        )
-        if child.returncode == _DATASET_ERROR_STATUS:
-            raise DatasetError(child.stdout.strip())
-        if child.returncode != 0:
-            raise RuntimeError(f"building the frame store of {name} failed (status {child.returncode}):\n{child.stderr or ''}")
+        run_module("eosjax.data.frames", data_root, name, building)
         os.replace(building, folder)
+    except UserError as error:
+        raise DatasetError(str(error)) from error
     finally:
         shutil.rmtree(building, ignore_errors=True)
 
@@ -240,12 +228,7 @@ def _unpack(record: bytes) -> tuple[bytes, ...]:
     return tuple(views)
 
 
-_DATASET_ERROR_STATUS = 3
-
-
-def _main(data_root: str, name: str, folder: str) -> int:
-    from tqdm import tqdm
-
+def _main(data_root: str, name: str, folder: str) -> None:
     progress = tqdm(
         read_episodes(data_root, name, spec_for(name)),
         total=num_episodes(data_root, name),
@@ -253,13 +236,8 @@ def _main(data_root: str, name: str, folder: str) -> int:
         unit="episode",
         disable=not sys.stderr.isatty(),
     )
-    try:
-        write_store(iter(progress), name, Path(folder))
-    except DatasetError as error:
-        print(error)
-        return _DATASET_ERROR_STATUS
-    return 0
+    write_store(iter(progress), name, Path(folder))
 
 
 if __name__ == "__main__":
-    sys.exit(_main(*sys.argv[1:]))
+    exit_with(lambda: _main(*sys.argv[1:]))

@@ -7,6 +7,8 @@ import io
 import numpy as np
 from PIL import Image
 
+from eosjax.types import UserError
+
 CROP_AREA = 0.9  # share of the image that the random crop keeps in training and the centre crop in evaluation
 _BRIGHTNESS = 0.2
 _CONTRAST = (0.8, 1.2)
@@ -16,7 +18,7 @@ _HUE = 0.05  # in turns of the colour circle
 _HUE_RAMPS = ((3.0, 1.0, -1.0), (2.0, -1.0, 2.0), (4.0, -1.0, 2.0))
 
 
-class ImageError(ValueError):
+class ImageError(UserError):
     """Bytes that do not decode to an image."""
 
 

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 
 from eosjax.data.specs import DatasetSpec
+from eosjax.types import UserError
 
 SPLIT = "train"
 
 
-class DatasetError(ValueError):
+class DatasetError(UserError):
     """A dataset that is missing, has another layout than its description, or holds values that cannot be trained on."""
 
 

@@ -8,6 +8,8 @@ from typing import Literal
 
 import numpy as np
 
+from eosjax.types import UserError
+
 GripperConvention = Literal["minus_open_plus_closed", "as_stored"]
 
 
@@ -64,8 +66,8 @@ SPECS: dict[str, DatasetSpec] = {
 
 
 def spec_for(name: str) -> DatasetSpec:
-    """The description of dataset `name`; a `ValueError` that lists the known names, nearest first, if there is none."""
+    """The description of dataset `name`; a `UserError` that lists the known names, nearest first, if there is none."""
     if name not in SPECS:
         nearest = difflib.get_close_matches(name, SPECS, n=len(SPECS), cutoff=0.0)
-        raise ValueError(f"dataset_name: no description of dataset {name!r}; known: {', '.join(nearest)}")
+        raise UserError(f"--dataset_name: no description of dataset {name!r}; known: {', '.join(nearest)}")
     return SPECS[name]

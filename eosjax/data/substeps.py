@@ -14,6 +14,8 @@ from typing import Any, NamedTuple, Protocol, TypeGuard
 
 import numpy as np
 
+from eosjax.types import UserError
+
 _LISTED_PROBLEMS = 10
 
 
@@ -25,7 +27,7 @@ class Problem(NamedTuple):
     what: str  # where, what was expected, what came
 
 
-class LabelError(ValueError):
+class LabelError(UserError):
     """Labels that cannot be read or do not fit the dataset; `problems` has all of them, the message the first ten."""
 
     def __init__(self, source: str, problems: Sequence[Problem]):

@@ -68,9 +68,7 @@ def fitted_scores(numbers: np.ndarray, ends: np.ndarray, train: np.ndarray) -> n
     return ((hits + _PSEUDO_COUNT * prior) / (total + _PSEUDO_COUNT))[bins]
 
 
-def rule_scores(
-    ends: np.ndarray, gripper: np.ndarray, episode_starts: np.ndarray, train: np.ndarray
-) -> Mapping[str, np.ndarray]:
+def rule_scores(ends: np.ndarray, gripper: np.ndarray, episode_starts: np.ndarray, train: np.ndarray) -> Mapping[str, np.ndarray]:
     """Scores of the three rules for every step, by name; arguments as in the functions above."""
     return {
         ALWAYS_OFF: np.zeros(ends.size),

@@ -21,11 +21,12 @@ from jax.sharding import Sharding
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from eosjax.training.state import TrainState
+from eosjax.types import UserError
 
 log = logging.getLogger(__name__)
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(UserError):
     """No checkpoint can be restored; the message names each one and its fault."""
 
 
@@ -45,9 +46,7 @@ class Checkpoints:
                 preservation_policy.BestN(get_metric_fn=_score, n=1, keep_checkpoints_without_metrics=False),
             ]
         )
-        self._manager = ocp.CheckpointManager(
-            self.directory, options=ocp.CheckpointManagerOptions(preservation_policy=policy)
-        )
+        self._manager = ocp.CheckpointManager(self.directory, options=ocp.CheckpointManagerOptions(preservation_policy=policy))
 
     def save(self, step: int, state: TrainState, record: Mapping[str, Any], score: float | None) -> None:
         """Starts to write a checkpoint and returns; the state may be donated at once.

@@ -27,8 +27,6 @@ from eosjax.training.state import Learner, Params, TrainState, init_params, init
 from eosjax.types import Batch
 
 
-
-
 def run(config: TrainConfig) -> None:
     """Trains a policy as the configuration says: the whole main job, from the data to the report.
 

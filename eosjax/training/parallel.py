@@ -17,7 +17,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from eosjax.training.metrics import Metrics
 from eosjax.training.state import Learner, Params, TrainState
 from eosjax.training.step import Predictions, predict, train_step
-from eosjax.types import Batch
+from eosjax.types import Batch, UserError
 
 AXIS = "devices"
 T = TypeVar("T")
@@ -65,9 +65,9 @@ def choose_devices(num_devices: int) -> list[jax.Device]:
     """The first `num_devices` devices of all processes, or all for 0.
 
     Raises:
-      ValueError: there are fewer.
+      UserError: there are fewer.
     """
     devices = jax.devices()
     if num_devices > len(devices):
-        raise ValueError(f"--num_devices {num_devices}: JAX sees {len(devices)} {devices[0].platform} device(s)")
+        raise UserError(f"--num_devices {num_devices}: JAX sees {len(devices)} {devices[0].platform} device(s)")
     return devices[: num_devices or len(devices)]

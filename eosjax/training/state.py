@@ -143,4 +143,3 @@ def init_state(learner: Learner, trainable: Params, rng: jax.Array) -> TrainStat
         rng=rng,
         window=zero_window(learner.eos_head is not None),
     )
-

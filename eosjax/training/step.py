@@ -57,9 +57,7 @@ def train_step(
 
     def accumulate(carry, inputs):
         buffer, grads, sums = carry
-        (_, (buffer, new_sums)), new_grads = differentiate(
-            learner, state.trainable, frozen, buffer, *inputs, action_scale, axis_name
-        )
+        (_, (buffer, new_sums)), new_grads = differentiate(learner, state.trainable, frozen, buffer, *inputs, action_scale, axis_name)
         return (buffer, *jax.tree.map(jnp.add, (grads, sums), (new_grads, new_sums))), None
 
     keys = jax.random.split(jax.random.fold_in(state.rng, state.step), learner.micro_batches)
@@ -87,9 +85,7 @@ def train_step(
 
 def predict(learner: Learner, trainable: Params, frozen: Params, batch: Batch) -> Predictions:
     """Action error and EOS logits of a batch, without dropout; rows that only fill the batch (`valid` False) count nothing."""
-    hidden = learner.vla.apply(
-        vla_variables({**frozen, **trainable}), batch.images, batch.input_ids, batch.attn_mask, batch.proprio
-    )
+    hidden = learner.vla.apply(vla_variables({**frozen, **trainable}), batch.images, batch.input_ids, batch.attn_mask, batch.proprio)
     predicted = learner.action_head.apply({"params": trainable["action_head"]}, hidden)
     logits = jnp.zeros(batch.eos.shape)
     if learner.eos_head is not None:
@@ -130,9 +126,7 @@ def _total_loss(
     buffer = learner.buffer.add(buffer, *_all_gather(rows, axis_name))
     buffer = learner.buffer.count_update(buffer)
     ready, sample = learner.buffer.can_sample(buffer), learner.buffer.sample(buffer, draw_key)
-    logits = learner.eos_head.apply(
-        {"params": trainable["eos_head"]}, sample.items, deterministic=False, rngs={"dropout": head_key}
-    )
+    logits = learner.eos_head.apply({"params": trainable["eos_head"]}, sample.items, deterministic=False, rngs={"dropout": head_key})
     eos_loss = losses.balanced_bce(logits, sample.labels, sample.weights)
     sums |= metrics.eos_sums(logits, sample, eos_loss, ready, learner.eos_threshold)
     return action_loss + learner.lambda_eos * eos_loss, (buffer, sums)

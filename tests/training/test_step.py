@@ -88,9 +88,7 @@ class TestWaitingHead:
         assert row["train/eos_updated"] == 0.0
         assert row["train/eos_grad_norm"] == 0.0
         chex.assert_trees_all_equal(state.trainable["eos_head"], start.trainable["eos_head"])
-        assert not np.array_equal(
-            state.trainable["action_head"]["fc1"]["kernel"], start.trainable["action_head"]["fc1"]["kernel"]
-        )
+        assert not np.array_equal(state.trainable["action_head"]["fc1"]["kernel"], start.trainable["action_head"]["fc1"]["kernel"])
 
     def test_its_first_update_is_that_of_a_fresh_adam(self, batches):
         # lr / (1 - beta1) / ... : Adam's first update has size lr wherever the gradient is not tiny, whenever it comes.
@@ -193,8 +191,7 @@ def test_adapters_learn_and_the_base_stays(batches):
     assert set(frozen) == {"vla"}
     for part in state.trainable:
         assert not all(
-            np.array_equal(a, b)
-            for a, b in zip(*(jax.tree.leaves(s.trainable[part]) for s in (state, trained)), strict=True)
+            np.array_equal(a, b) for a, b in zip(*(jax.tree.leaves(s.trainable[part]) for s in (state, trained)), strict=True)
         ), part
 
 

@@ -1,0 +1,158 @@
+"""The real program in processes of its own: it runs, it is killed, it goes on, and nothing tells the difference."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+TRAIN = Path(__file__).parents[1] / "train.py"
+FLAGS = (
+    "--vla_path demo --use_lora False --model_dtype float32 --num_images_in_input 2 --batch_size 2 --image_aug True --use_val_set True "
+    "--val_share 0.25 --log_freq 2 --val_freq 6 --save_freq 3 --eos_buffer_capacity 8 --eos_sample_positive 2 --eos_min_positive 2 "
+    "--eos_sample_negative 3 --eos_min_negative 3 --eos_hidden_dim 8 --eos_tune off"
+).split()
+
+
+@pytest.fixture(scope="module")
+def data_flags(tiny, shared_folder, once):
+    """Flags for the tiny dataset with a label file: an end in the middle and at the end of each episode."""
+    labels = shared_folder / "run_labels" / "labels.json"
+    with once("run_labels") as folder:
+        if folder:
+            folder.mkdir()
+            tasks = {}
+            for episode, (number, length) in enumerate(zip(tiny.numbers, tiny.lengths, strict=True)):
+                entry = {"action": "move", "cycle": 0}
+                steps = [
+                    {
+                        **entry,
+                        "timestep": t,
+                        "APD_step": "first half" if t <= length // 2 else "second half",
+                        "is_substep_end": t in (length // 2, length - 1),
+                    }
+                    for t in range(length)
+                ]
+                body = {"instruction": f"Do task {number % 3}", "total_timesteps": length, "timestep_labels": steps}
+                tasks.setdefault(f"do_task_{number % 3}", {})[f"episode_{episode}"] = body
+            labels.write_text(json.dumps({"libero_goal": tasks}))
+    cache = shared_folder / "run_cache"
+    flags = f"--data_root_dir {tiny.root} --dataset_name {tiny.name} --substep_labels_path {labels} --cache_dir {cache}"
+    return flags.split()
+
+
+def start(flags, run_root):
+    command = [sys.executable, str(TRAIN), *FLAGS, *flags, "--run_root_dir", str(run_root), "--run_id_override", "run"]
+    # One device; programs compiled once for all processes of these tests.
+    environment = os.environ | {"XLA_FLAGS": "", "JAX_COMPILATION_CACHE_DIR": str(run_root.parent / "compiled")}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finish(process):
+    out, err = process.communicate()
+    assert process.returncode == 0, err
+    return out
+
+
+def read_until(process, text):
+    for line in process.stdout:
+        if text in line:
+            return
+    raise AssertionError(f"{text!r} was never printed; {process.stderr.read()}")
+
+
+def rows(folder):
+    """Rows of metrics.jsonl but for the timings."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if not name.startswith("perf/")} for line in lines]
+
+
+def checkpoint(folder, step):
+    """The arrays of a checkpoint by name, as saved, and its record."""
+    path = folder / "checkpoints" / str(step)
+    with ocp.StandardCheckpointer() as reader:
+        state = reader.restore(path / "state")
+    record = json.loads((path / "record" / "metadata").read_text())
+    return state, record
+
+
+def same(a, b):
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
+    return a is b is None or np.asarray(a).tobytes() == np.asarray(b).tobytes()
+
+
+@pytest.fixture(scope="module")
+def whole(data_flags, tmp_path_factory):
+    """(output, folder) of a run of 12 steps that nothing interrupts."""
+    root = tmp_path_factory.mktemp("whole") / "runs"
+    return finish(start([*data_flags, "--max_steps", "12"], root)), root / "run"
+
+
+def test_a_run_leaves_what_it_promises(whole):
+    output, folder = whole
+    assert "[EOS UPDATE] eos_loss = " in output
+    assert "batch = 5, pos = 2, neg = 3, ✓ HAS GRAD" in output
+    assert "% of the training steps are ends: about" in output
+    assert "always off" in output
+    names = {path.name for path in folder.iterdir()}
+    expected = "config.yaml dataset_statistics.json metrics.jsonl tensorboard checkpoints frame_average_precision.json"
+    assert names >= {*expected.split(), "precision_recall.png", "timeline.png"}
+    last = rows(folder)
+    training, validation = [{k: v for r in last for k, v in r.items() if k.startswith(kind)} for kind in ("train/", "val/")]
+    assert {"train/action_loss", "train/eos_loss", "train/eos_updated", "train/eos_buffer_positive", "train/eos_grad_norm"} <= set(training)
+    assert {"val/action_loss", "val/eos_average_precision", "val/eos_prior"} <= set(validation)
+    assert [row["step"] for row in last if "train/action_loss" in row] == [2, 4, 6, 8, 10, 12]
+    assert "\r" not in output  # no progress bar where there is no terminal
+
+
+def test_killed_and_resumed_is_the_same_run_bit_for_bit(whole, data_flags, tmp_path):
+    _, uninterrupted = whole
+    root = tmp_path / "runs"
+    flags = [*data_flags, "--max_steps", "12"]
+    process = start(flags, root)
+    read_until(process, "step 8/12")
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    kept = [int(path.name) for path in (root / "run" / "checkpoints").iterdir() if path.name.isdigit()]
+    assert kept
+    assert max(kept) < 12
+    output = finish(start([*flags, "--resume"], root))
+    assert "resumed from the checkpoint of step" in output
+    assert rows(root / "run") == rows(uninterrupted)
+    (state, record), (expected_state, expected_record) = checkpoint(root / "run", 12), checkpoint(uninterrupted, 12)
+    assert same(state, expected_state)
+    assert record["fingerprints"] == expected_record["fingerprints"]
+    assert record["samples"] == expected_record["samples"] == 24
+
+
+def test_a_signal_saves_and_ends_the_run(data_flags, tmp_path):
+    root = tmp_path / "runs"
+    process = start([*data_flags, "--max_steps", "100000"], root)
+    read_until(process, "step 2/100000")
+    process.send_signal(signal.SIGTERM)
+    output = finish(process)
+    assert "saved; go on with --resume" in output
+    assert any(path.name.isdigit() for path in (root / "run" / "checkpoints").iterdir())
+
+
+def test_labels_that_do_not_fit_stop_it_before_anything_is_written(data_flags, tmp_path):
+    labels = Path(data_flags[data_flags.index("--substep_labels_path") + 1])
+    content = json.loads(labels.read_text())
+    task = next(iter(content["libero_goal"].values()))
+    next(iter(task.values()))["total_timesteps"] += 1
+    wrong = tmp_path / "wrong.json"
+    wrong.write_text(json.dumps(content))
+    process = start([*data_flags, "--substep_labels_path", str(wrong)], tmp_path / "runs")
+    _, err = process.communicate()
+    assert process.returncode == 1
+    assert "episode" in err
+    assert "Traceback" not in err
+    assert not (tmp_path / "runs").exists()

@@ -1,0 +1,107 @@
+"""Rows of the log from sums."""
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from eosjax.config import TrainConfig
+from eosjax.training.logging import MetricWriter, eos_line, waiting_line
+from eosjax.training.metrics import Metrics, eos_sums, to_row, zero_window
+from eosjax.types import EosSample
+
+
+@pytest.fixture
+def sample():
+    return EosSample(
+        items=None,
+        labels=jnp.array([1.0, 1, 0, 0, 0]),
+        weights=jnp.array([1.0, 1, 1, 1, 0]),
+        ages=jnp.array([4, 6, 1, 2, 9], jnp.int32),
+    )
+
+
+def test_sums_of_a_draw(sample):
+    logits = jnp.array([2.0, -2.0, 3.0, -1.0, 5.0])
+    sums = eos_sums(logits, sample, jnp.float32(0.5), jnp.array(True), threshold=0.5)
+    assert {name: float(value) for name, value in sums.items()} == {
+        "eos_loss": 0.5, "eos_updates": 1, "true_positive": 1, "false_negative": 1, "false_positive": 1, "true_negative": 1,
+        "age_positive": 10, "age_negative": 3,
+    }  # fmt: skip
+
+
+def metrics(**values):
+    window = {**{name: 0.0 for name in zero_window(True)}, **values}
+    last = dict.fromkeys(
+        "eos_loss eos_updates buffer_positive buffer_negative seen_positive seen_negative total_updates learning_rate".split(), 0.0
+    )
+    last |= {"eos_head_grad_norm": 0.0, "vla_grad_norm": 1.5}
+    return Metrics(window, {**last, "seen_positive": 10.0, "seen_negative": 60.0, "total_updates": 2.0})
+
+
+def row(micro_batches=1, **values):
+    return to_row(metrics(**values), lambda_eos=2.0, rows_per_draw=35, micro_batches=micro_batches)
+
+
+def test_row_of_a_window():
+    result = row(
+        steps=4.0, l1_sum=6.0, l1_count=12.0, eos_loss=1.2, eos_updates=2.0, true_positive=3.0, false_positive=1.0,
+        false_negative=1.0, true_negative=5.0, age_positive=8.0, age_negative=3.0,
+    )  # fmt: skip
+    expected = {
+        "train/action_loss": 0.5,
+        "train/eos_loss": 0.6,
+        "train/eos_updated": 0.5,
+        "train/total_loss": 0.5 + 2.0 * 1.2 / 4,
+        "train/eos_accuracy": 0.8,
+        "train/eos_precision": 0.75,
+        "train/eos_recall": 0.75,
+        "train/eos_f1": 0.75,
+        "train/eos_age_positive": 2.0,
+        "train/eos_age_negative": 0.5,
+        "train/eos_utilisation": 1.0,
+        "train/vla_grad_norm": 1.5,
+        "train/eos_grad_norm": 0.0,
+    }
+    assert {name: result[name] for name in expected} == pytest.approx(expected)
+
+
+def test_row_while_waiting_is_all_numbers():
+    result = row(steps=3.0, l1_sum=1.0, l1_count=2.0)
+    assert result["train/eos_loss"] == result["train/eos_updated"] == result["train/eos_f1"] == 0.0
+    assert np.isfinite(list(result.values())).all()
+
+
+def test_the_verdict_of_the_console_line_is_measured():
+    values = {"train/eos_loss": 0.62341, "train/eos_grad_norm": 0.1}
+    expected = "[EOS UPDATE] eos_loss = 0.6234, batch = 35, pos = 15, neg = 20, ✓ HAS GRAD"
+    assert eos_line(values, 15, 20) == expected
+    assert eos_line({**values, "train/eos_grad_norm": 0.0}, 15, 20).endswith("✗ NO GRAD")
+
+
+def test_waiting_says_what_is_there_and_how_long_it_takes():
+    values = {
+        "train/eos_buffer_positive": 5.0, "train/eos_seen_positive": 5.0, "train/eos_buffer_negative": 50.0, "train/eos_seen_negative": 99.0,
+    }  # fmt: skip
+    text = "[EOS WAIT] positive 5/15, negative 50/20, about 20 steps to go"
+    assert waiting_line(values, TrainConfig(), steps_made=10) == text
+    values |= {"train/eos_buffer_positive": 0.0, "train/eos_seen_positive": 0.0}
+    assert waiting_line(values, TrainConfig(), steps_made=10).endswith("no estimate yet")
+
+
+def test_rows_behind_the_checkpoint_are_dropped_and_a_cut_line_too(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "a": 1}\n{"step": 2, "a": 2}\n{"step": 3, "a": 3}\n{"step": 4, "a"')
+    config = dataclasses.replace(TrainConfig(), use_tensorboard=False)
+    writer = MetricWriter(config, tmp_path, 2, enabled=True)
+    writer.write(3, {"a": 5.0})
+    writer.close()
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1, "a": 1}\n{"step": 2, "a": 2}\n{"step": 3, "a": 5.0}\n'
+
+
+def test_tensorboard_gets_the_same_numbers(tmp_path):
+    writer = MetricWriter(TrainConfig(), tmp_path, 0, enabled=True)
+    writer.write(3, {"train/a": 5.0})
+    writer.close()
+    (events,) = (tmp_path / "tensorboard").iterdir()
+    assert b"train/a" in events.read_bytes()
