@@ -182,7 +182,7 @@ def _check_combinations(config: TrainConfig) -> None:
         raise ConfigError("--use_l1_regression False: the L1 regression head is the only action head; leave it on")
     if config.vla_path == DEMO_MODEL and config.use_lora:
         raise ConfigError(
-            "--vla_path demo starts from random weights, which are not worth freezing under adapters; add --use_lora False to train it whole"
+            "--vla_path demo starts from random weights, not worth freezing under adapters; add --use_lora False to train it whole"
         )
 
 

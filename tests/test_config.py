@@ -63,7 +63,7 @@ def test_recipes_parse_and_open_with_their_command(recipe):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ("--eos_min_positive 14", r"--eos_min_positive \(14\) is less than --eos_sample_positive \(15\).*raise --eos_min_positive to at least 15"),
+        ("--eos_min_positive 14", r"--eos_min_positive \(14\) is less than --eos_sample_positive \(15\).*to at least 15"),
         ("--eos_sample_negative 30", r"--eos_min_negative \(20\) is less than --eos_sample_negative \(30\)"),
         ("--eos_buffer_capacity 10", r"--eos_buffer_capacity \(10\) is less than --eos_min_positive \(15\).*at least 15"),
         ("--batch_size 0", "--batch_size must be greater than 0, got 0"),

@@ -51,7 +51,8 @@ def validate(
     row = {"val/action_loss": total / max(count, 1.0)}
     if eos is None:
         return Validation(row, None)
-    scores = merge_chunks(*(np.concatenate(column) for column in zip(*parts, strict=True)), ends)
+    frames, logits, valid = (np.concatenate(column) for column in zip(*parts, strict=True))
+    scores = merge_chunks(frames, logits, valid, ends)
     return Validation(row | _eos_columns(scores, eos), scores)
 
 

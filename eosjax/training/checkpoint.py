@@ -108,11 +108,11 @@ class Checkpoints:
     def _restore(self, step: int, shapes: TrainState) -> tuple[TrainState, dict[str, Any]]:
         args = ocp.args.Composite(state=ocp.args.StandardRestore(shapes), record=ocp.args.JsonRestore())
         restored = self._manager.restore(step, args=args)
-        expected, found = restored.record.pop("fingerprints"), _fetch_fingerprints(restored.state)
+        expected, found = restored["record"].pop("fingerprints"), _fetch_fingerprints(restored["state"])
         changed = [name for name in found if expected.get(name) != found[name]]
         if changed or expected.keys() != found.keys():
             raise CheckpointError(f"the content of {', '.join(changed[:3]) or 'the state'} is not what was saved")
-        return restored.state, restored.record
+        return restored["state"], restored["record"]
 
     def _set_aside(self, step: int) -> None:
         source = self.directory / str(step)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-
 import signal
 import time
 from collections.abc import Iterator
@@ -22,7 +21,7 @@ from eosjax.evaluation.validate import EosSetting, Validation, validate
 from eosjax.training import metrics, setup
 from eosjax.training.checkpoint import Checkpoints
 from eosjax.training.logging import Console, MetricWriter, check_wandb, eos_line, waiting_line
-from eosjax.training.parallel import DataParallel, choose_devices
+from eosjax.training.parallel import DataParallel, Device, choose_devices
 from eosjax.training.state import Learner, Params, TrainState, init_params, init_state, make_learner, split_params
 from eosjax.types import Batch
 
@@ -67,7 +66,7 @@ class _Trainer:
         data: setup.RunData,
         share: float,
         learner: Learner,
-        devices: list[jax.Device],
+        devices: list[Device],
         console: Console,
     ) -> None:
         self.config, self.data, self.share, self.console = config, data, share, console
@@ -218,9 +217,8 @@ class _Trainer:
         folder, eos = self.config.run_dir, self._eos_setting()
         if step < self.config.max_steps:
             self.console.line(f"stopped at step {step}, saved; go on with --resume True")
-        elif validation is not None and validation.scores is not None and eos is not None and self.data.val is not None:
-            if jax.process_index() == 0:
-                self.console.line(summarise(folder, self.data.train, self.data.val, validation.scores, eos))
+        elif validation and validation.scores and eos and self.data.val and jax.process_index() == 0:
+            self.console.line(summarise(folder, self.data.train, self.data.val, validation.scores, eos))
         self.console.line(f"run: {folder}")
 
 

@@ -66,7 +66,7 @@ def eos_sums(logits: jax.Array, sample: EosSample, loss: jax.Array, ready: jax.A
 def last_values(grads: Mapping[str, object], sums: Mapping[str, jax.Array], learning_rate: jax.Array) -> dict[str, jax.Array]:
     """Gradient norm of each part, learning rate, and the EOS loss of this update."""
     norms = {f"{part}_grad_norm": optax.tree.norm(tree).astype(jnp.float32) for part, tree in grads.items()}
-    last = {"learning_rate": jnp.asarray(learning_rate, jnp.float32), **norms}
+    last = {"learning_rate": learning_rate.astype(jnp.float32), **norms}
     if "eos_loss" in sums:
         last["eos_loss"] = sums["eos_loss"] / jnp.maximum(sums["eos_updates"], 1.0)
         last["eos_updates"] = sums["eos_updates"]

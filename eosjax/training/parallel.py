@@ -20,6 +20,7 @@ from eosjax.training.step import Predictions, predict, train_step
 from eosjax.types import Batch, UserError
 
 AXIS = "devices"
+Device = Any  # a jax.Device
 T = TypeVar("T")
 
 
@@ -31,7 +32,7 @@ class DataParallel:
       devices: devices of all processes to use.
     """
 
-    def __init__(self, learner: Learner, devices: Sequence[jax.Device]) -> None:
+    def __init__(self, learner: Learner, devices: Sequence[Device]) -> None:
         mesh = Mesh(np.asarray(devices), (AXIS,))
         self.replicated = NamedSharding(mesh, PartitionSpec())
         self._split = NamedSharding(mesh, PartitionSpec(AXIS))
@@ -61,7 +62,7 @@ class DataParallel:
         return jax.make_array_from_process_local_data(self._split, local)
 
 
-def choose_devices(num_devices: int) -> list[jax.Device]:
+def choose_devices(num_devices: int) -> list[Device]:
     """The first `num_devices` devices of all processes, or all for 0.
 
     Raises:

@@ -8,8 +8,9 @@ that is what gives the head its gradient, and the policy none from this term.
 
 from __future__ import annotations
 
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
@@ -68,13 +69,13 @@ def train_step(
 
     eos_ready = sums["eos_updates"] > 0 if with_eos else jnp.zeros((), bool)
     updates, opt_state = learner.optimizer.update(grads, state.opt_state, state.trainable, eos_ready=eos_ready)
-    last = metrics.last_values(grads, sums, learner.schedule(state.step))
+    last = metrics.last_values(grads, sums, jnp.asarray(learner.schedule(state.step)))
     if buffer is not None:
         last |= metrics.buffer_values(buffer)
     window = _add_to_window(state, sums, learner.log_freq)
     new_state = TrainState(
         step=state.step + 1,
-        trainable=optax.apply_updates(state.trainable, updates),
+        trainable=_updated(state.trainable, updates),
         opt_state=opt_state,
         buffer=buffer,
         rng=state.rng,
@@ -85,11 +86,11 @@ def train_step(
 
 def predict(learner: Learner, trainable: Params, frozen: Params, batch: Batch) -> Predictions:
     """Action error and EOS logits of a batch, without dropout; rows that only fill the batch (`valid` False) count nothing."""
-    hidden = learner.vla.apply(vla_variables({**frozen, **trainable}), batch.images, batch.input_ids, batch.attn_mask, batch.proprio)
-    predicted = learner.action_head.apply({"params": trainable["action_head"]}, hidden)
+    hidden = _apply(learner.vla, vla_variables({**frozen, **trainable}), batch.images, batch.input_ids, batch.attn_mask, batch.proprio)
+    predicted = _apply(learner.action_head, {"params": trainable["action_head"]}, hidden)
     logits = jnp.zeros(batch.eos.shape)
     if learner.eos_head is not None:
-        logits = learner.eos_head.apply({"params": trainable["eos_head"]}, hidden)
+        logits = _apply(learner.eos_head, {"params": trainable["eos_head"]}, hidden)
     return Predictions(*losses.masked_l1(predicted, batch.actions, batch.valid), logits)
 
 
@@ -107,7 +108,8 @@ def _total_loss(
     draw_key, head_key, adapter_key = jax.random.split(key, 3)
     if axis_name:  # each device drops its own adapter inputs, while the draw and the head must be the same everywhere
         adapter_key = jax.random.fold_in(adapter_key, lax.axis_index(axis_name))
-    hidden = learner.vla.apply(
+    hidden = _apply(
+        learner.vla,
         vla_variables({**frozen, **trainable}),
         batch.images,
         batch.input_ids,
@@ -116,17 +118,17 @@ def _total_loss(
         deterministic=False,
         rngs={"dropout": adapter_key},
     )
-    predicted = learner.action_head.apply({"params": trainable["action_head"]}, hidden)
+    predicted = _apply(learner.action_head, {"params": trainable["action_head"]}, hidden)
     l1_sum, l1_count = losses.masked_l1(predicted, batch.actions, batch.valid)
     action_loss, sums = l1_sum * action_scale, {"l1_sum": l1_sum, "l1_count": l1_count}
-    if learner.eos_head is None or learner.buffer is None:
+    if learner.eos_head is None or learner.buffer is None or buffer is None:
         return action_loss, (buffer, sums)
 
     rows = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), (hidden, batch.eos, batch.valid))
     buffer = learner.buffer.add(buffer, *_all_gather(rows, axis_name))
     buffer = learner.buffer.count_update(buffer)
     ready, sample = learner.buffer.can_sample(buffer), learner.buffer.sample(buffer, draw_key)
-    logits = learner.eos_head.apply({"params": trainable["eos_head"]}, sample.items, deterministic=False, rngs={"dropout": head_key})
+    logits = _apply(learner.eos_head, {"params": trainable["eos_head"]}, sample.items, deterministic=False, rngs={"dropout": head_key})
     eos_loss = losses.balanced_bce(logits, sample.labels, sample.weights)
     sums |= metrics.eos_sums(logits, sample, eos_loss, ready, learner.eos_threshold)
     return action_loss + learner.lambda_eos * eos_loss, (buffer, sums)
@@ -134,8 +136,16 @@ def _total_loss(
 
 def _add_to_window(state: TrainState, sums: dict[str, jax.Array], log_freq: int) -> dict[str, jax.Array]:
     """Adds one update to the window, which starts anew behind each log line."""
-    kept = jnp.where(state.step % log_freq == 0, 0.0, 1.0)
-    return jax.tree.map(lambda old, new: kept * old + new, state.window, {"steps": jnp.ones(()), **sums})
+    starts = state.step % log_freq == 0
+    return jax.tree.map(lambda old, new: jnp.where(starts, new, old + new), state.window, {"steps": jnp.ones(()), **sums})
+
+
+def _apply(module: nn.Module, variables: Params, *args: Any, **kwargs: Any) -> jax.Array:
+    return module.apply(variables, *args, **kwargs)  # pyright: ignore[reportReturnType]  # a tuple only with `mutable`
+
+
+def _updated(params: Params, updates: optax.Updates) -> Params:
+    return optax.apply_updates(params, updates)  # pyright: ignore[reportReturnType]  # the same tree as `params`
 
 
 def _psum(tree: T, axis_name: str | None) -> T:

@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import SingleDeviceSharding
-from tests.training.conftest import build, jitted_step
 
 from eosjax.training.checkpoint import CheckpointError, Checkpoints
 from eosjax.training.parallel import DataParallel
+from tests.training.conftest import build, jitted_step
 
 
 @pytest.fixture

@@ -32,7 +32,7 @@ def test_sums_of_a_draw(sample):
 
 
 def metrics(**values):
-    window = {**{name: 0.0 for name in zero_window(True)}, **values}
+    window = {**dict.fromkeys(zero_window(True), 0.0), **values}
     last = dict.fromkeys(
         "eos_loss eos_updates buffer_positive buffer_negative seen_positive seen_negative total_updates learning_rate".split(), 0.0
     )
@@ -81,9 +81,8 @@ def test_the_verdict_of_the_console_line_is_measured():
 
 
 def test_waiting_says_what_is_there_and_how_long_it_takes():
-    values = {
-        "train/eos_buffer_positive": 5.0, "train/eos_seen_positive": 5.0, "train/eos_buffer_negative": 50.0, "train/eos_seen_negative": 99.0,
-    }  # fmt: skip
+    values = {"train/eos_buffer_positive": 5.0, "train/eos_seen_positive": 5.0}
+    values |= {"train/eos_buffer_negative": 50.0, "train/eos_seen_negative": 99.0}
     text = "[EOS WAIT] positive 5/15, negative 50/20, about 20 steps to go"
     assert waiting_line(values, TrainConfig(), steps_made=10) == text
     values |= {"train/eos_buffer_positive": 0.0, "train/eos_seen_positive": 0.0}

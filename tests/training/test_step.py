@@ -8,13 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tests.training.conftest import TINY, build, jitted_step, random_batch
 
 from eosjax import losses
 from eosjax.training.metrics import to_row
 from eosjax.training.parallel import DataParallel
 from eosjax.training.state import vla_variables
 from eosjax.training.step import predict, train_step
+from tests.training.conftest import TINY, build, jitted_step, random_batch
 
 
 def run(learner, state, frozen, batches):
