@@ -43,7 +43,7 @@ class TrainConfig:
     use_lora: bool = True  # freeze the base and train low-rank adapters (and the heads); False trains everything
     lora_rank: int = 32  # rank of the adapters; alpha is min(rank, 16)
     lora_dropout: float = 0.0  # dropout on the input of the adapters
-    model_dtype: str = "bfloat16"  # dtype of activations and of the frozen base: bfloat16 or float32
+    model_dtype: str = "auto"  # of activations and the frozen base: bfloat16 or float32; auto: float32 for the demo model only
     remat: bool = True  # recompute activations layer by layer in the backward pass: less memory, more time
 
     # Data
@@ -52,7 +52,7 @@ class TrainConfig:
     substep_labels_path: Path | None = None  # JSON file with the sub-step labels (the demo brings its own)
     cache_dir: Path | None = None  # where the frame store goes; default $EOSJAX_CACHE or ~/.cache/eosjax
     image_aug: bool = True  # random crop and colour changes on training images
-    use_val_set: bool = False  # hold out episodes and validate on them
+    use_val_set: bool = True  # hold out episodes and validate on them
     val_share: float = 0.1  # share of the episodes that is held out with --use_val_set True
     loader_threads: int = 4  # threads that read, decode and augment samples
 
@@ -106,6 +106,13 @@ class TrainConfig:
         return self.run_root_dir / (self.run_id_override or _run_id(self))
 
     @property
+    def compute_dtype(self) -> str:
+        """`model_dtype` with `auto` resolved: bfloat16 suits pretrained weights and accelerators, float32 the demo model on a CPU."""
+        if self.model_dtype == "auto":
+            return "float32" if self.vla_path == DEMO_MODEL else "bfloat16"
+        return self.model_dtype
+
+    @property
     def is_demo_data(self) -> bool:
         """Whether the dataset is the built-in one, which is generated on first use."""
         return self.dataset_name == DEMO_DATASET
@@ -134,7 +141,7 @@ _POSITIVE = (
 ).split()
 _NOT_NEGATIVE = ("lr_warmup_steps", "num_devices", "seed")
 _SHARES = ("lora_dropout", "eos_dropout")
-_CHOICES = {"model_dtype": ("bfloat16", "float32"), "eos_tune": ("off", "auto"), "num_images_in_input": (1, 2)}
+_CHOICES = {"model_dtype": ("auto", "bfloat16", "float32"), "eos_tune": ("off", "auto"), "num_images_in_input": (1, 2)}
 
 
 def _check_values(config: TrainConfig) -> None:

@@ -62,8 +62,9 @@ def plot_timeline(
     for number, (first, last) in enumerate(zip(begins, [*where, len(ends) - 1], strict=True)):
         if first <= last:
             axes.axvspan(first, last, color="tab:blue", alpha=0.04 + 0.06 * (number % 2))
-            axes.text((first + last) / 2, 1.03, instructions[first], ha="center", va="bottom", fontsize=7, wrap=True, rotation=12)
-    axes.set(xlabel="control step", ylim=(0, 1.02), xlim=(0, len(ends)))
+            middle, above = (first + last) / 2, axes.get_xaxis_transform()
+            axes.text(middle, 1.02, instructions[first], transform=above, ha="center", va="bottom", fontsize=7, rotation=12)
+    axes.set(xlabel="control step", ylim=(0, max(0.05, 1.15 * float(probability.max()))), xlim=(0, len(ends)))
     axes.legend(fontsize="small", loc="center left")
     figure.suptitle(title)
     _save(figure, path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import signal
 import time
 from collections.abc import Iterator
@@ -23,7 +24,7 @@ from eosjax.training.checkpoint import Checkpoints
 from eosjax.training.logging import Console, MetricWriter, check_wandb, eos_line, waiting_line
 from eosjax.training.parallel import DataParallel, Device, choose_devices
 from eosjax.training.state import Learner, Params, TrainState, init_params, init_state, make_learner, split_params
-from eosjax.types import Batch
+from eosjax.types import Batch, UserError
 
 
 def run(config: TrainConfig) -> None:
@@ -42,6 +43,8 @@ def run(config: TrainConfig) -> None:
     configs.check_paths(config)
     devices = choose_devices(config.num_devices)
     data = setup.open_data(config)
+    if config.use_eos_classification:
+        setup.check_ends(data)
     share = setup.share_of_ends(data.train)
     config, tuned = setup.tune_counts(config, share)
 
@@ -80,7 +83,7 @@ class _Trainer:
         self.parallel = DataParallel(learner, devices)
         self.checkpoints = Checkpoints(config.run_dir / configs.CHECKPOINTS, config.keep_checkpoints)
         self.state, self.frozen = self._init(learner)
-        self.start = self._restore() if config.resume else 0
+        self.start = self.saved = self._restore() if config.resume else 0
         self.writer = self._open_folder()
         self.clock = _Clock()
         self.pending: _LogLine | None = None
@@ -103,9 +106,10 @@ class _Trainer:
                 validation = None
                 if self.data.val is not None and self._due(step, config.val_freq):
                     validation = self._validate(step, self.data.val)
-                if self._due(step, config.save_freq) or stopped:
+                if self._due(step, config.save_freq):
                     self._save(step, validation)
-            self._flush_log()
+            if self.saved != step:
+                self._save(step, validation)
             self.checkpoints.wait()
         self.console.close()
         self._finish(step, validation)
@@ -171,6 +175,11 @@ class _Trainer:
             rows_per_draw=positive + negative,
             micro_batches=config.grad_accumulation_steps,
         )
+        if not math.isfinite(row["train/total_loss"]):
+            raise UserError(
+                f"the loss is {row['train/total_loss']} at step {step}: training has diverged; lower --learning_rate or warm up longer "
+                f"(--lr_warmup_steps). The checkpoints in {config.run_dir} are those before"
+            )
         row["perf/samples_per_second"] = lap.steps * self.global_batch / lap.seconds
         row["perf/data_wait_share"] = lap.waited / lap.seconds
         self.writer.write(step, row)
@@ -212,6 +221,7 @@ class _Trainer:
         score = row.get("val/eos_average_precision", -row["val/action_loss"]) if row else None
         with self.clock.stopped():
             self.checkpoints.save(step, self.state, record, score)
+        self.saved = step
 
     def _finish(self, step: int, validation: Validation | None) -> None:
         folder, eos = self.config.run_dir, self._eos_setting()

@@ -83,8 +83,8 @@ def vla_config(config: TrainConfig, spec: DatasetSpec, tokenizer: tokens.PromptT
     )
     return dataclasses.replace(
         shape,
-        dtype=config.model_dtype,
-        param_dtype=config.model_dtype if config.use_lora else "float32",
+        dtype=config.compute_dtype,
+        param_dtype=config.compute_dtype if config.use_lora else "float32",
         remat=config.remat,
         lora_rank=config.lora_rank if config.use_lora else 0,
         lora_dropout=config.lora_dropout,
@@ -94,6 +94,13 @@ def vla_config(config: TrainConfig, spec: DatasetSpec, tokenizer: tokens.PromptT
 def share_of_ends(source: SampleSource) -> float:
     """Share of the steps of a split that are ends."""
     return float(np.mean(source.labels.ends[source.anchors]))
+
+
+def check_ends(data: RunData) -> None:
+    """Raises `ConfigError` if a split has no end of a sub-step: there would be nothing to learn, or nothing to measure."""
+    for name, split in (("training", data.train), ("validation", data.val)):
+        if split is not None and share_of_ends(split) == 0:
+            raise ConfigError(f"the {name} split ({len(split.episodes)} episodes) has no end of a sub-step; check the labels")
 
 
 def tune_counts(config: TrainConfig, share: float) -> tuple[TrainConfig, str]:
@@ -125,14 +132,9 @@ def explain_share(config: TrainConfig, share: float, rows_per_step: int) -> str:
 
     Args:
       config: the run.
-      share: of ends in the training split, 0 to 1.
+      share: of ends in the training split, above 0 and at most 1.
       rows_per_step: rows that an update adds to the buffer (batch over all devices x chunk).
-
-    Raises:
-      ConfigError: there are no ends at all.
     """
-    if share == 0:
-        raise ConfigError("the training split has no end of a sub-step: the EOS head could never learn; check the labels")
     ends = share * rows_per_step
     wait = max(config.eos_min_positive / ends, config.eos_min_negative / (rows_per_step - ends))
     return (

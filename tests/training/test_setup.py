@@ -1,13 +1,15 @@
 """Counts chosen from the share of ends, and what is said about it."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import jax
+import numpy as np
 import pytest
 
 from eosjax.config import ConfigError, TrainConfig
 from eosjax.training.parallel import choose_devices
-from eosjax.training.setup import check_model, explain_share, tune_counts
+from eosjax.training.setup import check_ends, check_model, explain_share, tune_counts
 from eosjax.types import UserError
 
 AUTO = dataclasses.replace(TrainConfig(), eos_tune="auto")
@@ -39,9 +41,14 @@ def test_what_the_share_means_is_said_in_steps():
     assert "for about 26 step(s)" in text  # 50 / 1.92
 
 
-def test_no_ends_at_all_is_refused():
-    with pytest.raises(ConfigError, match="no end of a sub-step"):
-        explain_share(TrainConfig(), 0.0, rows_per_step=64)
+@pytest.mark.parametrize(("train", "val", "named"), [([0, 0], [1], "training"), ([0, 1], [0], "validation")])
+def test_a_split_without_ends_is_refused(train, val, named):
+    ends = np.array([*train, *val], bool)
+    split = lambda anchors: SimpleNamespace(anchors=anchors, labels=SimpleNamespace(ends=ends), episodes=[0])
+    data = SimpleNamespace(train=split(np.arange(2)), val=split(np.array([2])))
+    with pytest.raises(ConfigError, match=f"the {named} split .* has no end of a sub-step"):
+        check_ends(data)
+    check_ends(SimpleNamespace(train=split(np.flatnonzero(ends)), val=None))
 
 
 def test_weights_that_cannot_be_loaded_are_refused_at_once():
