@@ -85,7 +85,7 @@ class TrainConfig:
     eos_sample_negative: int = 20  # other steps drawn for each update
     eos_min_positive: int = 15  # ends in the buffer before the first update
     eos_min_negative: int = 20  # other steps in the buffer before the first update
-    eos_tune: str = "off"  # auto: choose the counts of ends from their share in the training data
+    eos_tune: str = "manual"  # auto: choose the counts of ends from their share in the training data
 
     # Logging
     log_freq: int = 10  # updates between log lines
@@ -141,7 +141,7 @@ _POSITIVE = (
 ).split()
 _NOT_NEGATIVE = ("lr_warmup_steps", "num_devices", "seed")
 _SHARES = ("lora_dropout", "eos_dropout")
-_CHOICES = {"model_dtype": ("auto", "bfloat16", "float32"), "eos_tune": ("off", "auto"), "num_images_in_input": (1, 2)}
+_CHOICES = {"model_dtype": ("auto", "bfloat16", "float32"), "eos_tune": ("manual", "auto"), "num_images_in_input": (1, 2)}
 
 
 def _check_values(config: TrainConfig) -> None:

@@ -72,7 +72,7 @@ def test_recipes_parse_and_open_with_their_command(recipe):
         ("--lora_dropout 1", "--lora_dropout must be at least 0 and less than 1"),
         ("--eos_threshold 1.5", "--eos_threshold must lie between 0 and 1"),
         ("--model_dtype float16", "--model_dtype must be one of auto, bfloat16, float32, got float16"),
-        ("--eos_tune on", "--eos_tune must be one of off, auto"),
+        ("--eos_tune off", "--eos_tune must be one of manual, auto"),
         ("--num_images_in_input 3", "--num_images_in_input must be one of 1, 2"),
         ("--batch_size eight", "batch_size.*eight"),
         ("--eos_buffer_capcity 50", "unknown flag --eos_buffer_capcity: did you mean --eos_buffer_capacity?"),

@@ -62,7 +62,7 @@ class VLAConfig:
 
 
 def demo_config(vocab_size: int, *, chunk: int = 8, action_dim: int = 7, proprio_dim: int = 8) -> VLAConfig:
-    """A VLA of about 1 M parameters for 64-pixel images, to be trained whole in float32 on a few CPU cores.
+    """A VLA of about 1.2 M parameters for 64-pixel images, to be trained whole in float32 on a few CPU cores.
 
     Two views give 8 patches (32 pixels a side, 2 x 2 a view): from random weights, the place of a thing is learnt several
     times faster as a pattern within a large patch than by attention over small ones. Encoders: widths 64 and 48, one block

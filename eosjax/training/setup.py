@@ -115,7 +115,7 @@ def tune_counts(config: TrainConfig, share: float) -> tuple[TrainConfig, str]:
     Raises:
       ConfigError: the buffer is too small for the counts.
     """
-    if config.eos_tune == "off":
+    if config.eos_tune == "manual":
         return config, ""
     if share < 0.05:
         count, why = 10, "less than 5 %, so that the first update does not wait long"

@@ -28,6 +28,13 @@ from eosjax.data.demo_sim import (
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 
 
+@pytest.fixture
+def in_process(monkeypatch):
+    """Writes datasets in this process, where the simulation can be replaced."""
+    write = lambda module, folder, episodes, seed: demo._write(folder, int(episodes), int(seed))
+    monkeypatch.setattr(demo, "run_module", write)
+
+
 def rollouts(seed: int, count: int) -> list[Rollout]:
     return [simulate(np.random.default_rng((seed, index))) for index in range(count)]
 
@@ -202,7 +209,7 @@ def shortened(rng: np.random.Generator) -> Rollout:
 
 
 @pytest.mark.parametrize("episodes", [3, 66])
-def test_labels_are_numbered_in_reading_order(tmp_path, monkeypatch, episodes):
+def test_labels_are_numbered_in_reading_order(tmp_path, monkeypatch, in_process, episodes):
     """With more than 16 episodes a shard TFDS interleaves the shards: the order of reading is not that of writing."""
     monkeypatch.setattr(demo, "simulate", shortened)
     paths = demo.ensure_demo(tmp_path, episodes)
@@ -232,7 +239,7 @@ def test_a_present_dataset_is_reused(small):
     assert snapshot(small.data_root) == before
 
 
-def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
+def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch, in_process):
     episode = demo.demo_episode
 
     def fail(index: int, seed: int) -> demo.DemoEpisode:
@@ -248,7 +255,7 @@ def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
     assert len(bodies(demo.ensure_demo(tmp_path, episodes=2))) == 2
 
 
-def test_the_later_of_two_writers_takes_the_result_of_the_earlier(tmp_path, monkeypatch):
+def test_the_later_of_two_writers_takes_the_result_of_the_earlier(tmp_path, monkeypatch, in_process):
     write = demo._write
     winner = {}
 

@@ -201,4 +201,4 @@ def test_demo_policy_is_small():
     text = (np.ones((2, 40), np.int32), np.ones((2, 40), bool), np.ones((2, 8), np.float32))
     hidden, variables = jax.eval_shape(OpenVLA(config).init_with_output, jax.random.key(0), images, *text)
     chex.assert_shape(hidden, (2, 4, 7, 128))
-    assert sum(leaf.size for leaf in jax.tree.leaves(variables)) < 1.1e6
+    assert sum(leaf.size for leaf in jax.tree.leaves(variables)) < 1.3e6
