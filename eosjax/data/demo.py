@@ -25,7 +25,7 @@ from eosjax.data.demo_sim import SUBSTEP_ACTIONS, Rollout, instruction, simulate
 from eosjax.data.tf_process import exit_with, run_module
 
 DATASET_NAME = "eosjax_demo"
-EPISODES = 120
+EPISODES = 240
 _VERSION = "1.0.0"  # raise it when the simulation changes, so that old files are not taken for new ones
 _SHARDS = 4  # more than one, as in real datasets: episodes are then not read in the order in which they were written
 _LABELS = "substep_labels.json"
@@ -55,7 +55,7 @@ def demo_episode(index: int, seed: int = 0) -> DemoEpisode:
 
 
 def ensure_demo(root: Path, episodes: int = EPISODES, seed: int = 0) -> DemoPaths:
-    """The demo dataset of `episodes` demonstrations under `root`, generated if it is not there yet (some ten seconds).
+    """The demo dataset of `episodes` demonstrations under `root`, generated if it is not there yet (under a minute).
 
     Every (version, episodes, seed) has a folder of its own, which appears complete or not at all: it is written beside
     its place and renamed. Of two processes that generate at once, the later one uses the result of the earlier.

@@ -62,11 +62,11 @@ class VLAConfig:
 
 
 def demo_config(vocab_size: int, *, chunk: int = 8, action_dim: int = 7, proprio_dim: int = 8) -> VLAConfig:
-    """A VLA of about 1.2 M parameters for 64-pixel images, to be trained whole in float32 on a few CPU cores.
+    """A VLA of about 0.8 M parameters for 64-pixel images, to be trained whole in float32 on a few CPU cores.
 
     Two views give 8 patches (32 pixels a side, 2 x 2 a view): from random weights, the place of a thing is learnt several
     times faster as a pattern within a large patch than by attention over small ones. Encoders: widths 64 and 48, one block
-    run, 4 heads; pixels are centred on the colour of the demo's table. Llama: width 128, 3 layers, 4 heads, SwiGLU of 344.
+    run, 4 heads; pixels are centred on the colour of the demo's table. Llama: width 96, 2 layers, 4 heads, SwiGLU of 192.
     `vocab_size`: rows of the embedding, at least the tokenizer's size.
     """
     vit = ViTConfig(
@@ -75,7 +75,7 @@ def demo_config(vocab_size: int, *, chunk: int = 8, action_dim: int = 7, proprio
     )  # fmt: skip
     dino = dataclasses.replace(vit, class_token=True, register_tokens=4, layer_scale=1.0)
     siglip = dataclasses.replace(vit, width=48, mlp_dim=192)
-    llama = LlamaConfig(vocab_size=vocab_size, width=128, depth=3, heads=4, kv_heads=4, mlp_dim=344)
+    llama = LlamaConfig(vocab_size=vocab_size, width=96, depth=2, heads=4, kv_heads=4, mlp_dim=192)
     return VLAConfig(dino, siglip, llama, chunk=chunk, action_dim=action_dim, proprio_dim=proprio_dim)
 
 
