@@ -48,7 +48,7 @@ def plot_timeline(
     where = np.flatnonzero(ends)
     columns = max(len(where), 1)
     figure = Figure(figsize=(max(7, 2.2 * columns), 5), layout="constrained")
-    top, bottom = figure.subfigures(2, height_ratios=[1, 1.6])
+    top, bottom = np.ravel(figure.subfigures(2, height_ratios=[1, 1.6]))
     for column, (step, picture) in enumerate(zip(where, pictures, strict=True)):
         axes = top.add_subplot(1, columns, column + 1)
         axes.imshow(picture)
