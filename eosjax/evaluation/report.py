@@ -45,10 +45,11 @@ def plot_timeline(
       instructions: t instructions, each the running sub-step's.
       pictures: u8 [h w 3], one for each end, in order.
     """
-    where = np.flatnonzero(ends)
+    where: list[int] = np.flatnonzero(ends).tolist()
     columns = max(len(where), 1)
     figure = Figure(figsize=(max(7, 2.2 * columns), 5), layout="constrained")
-    top, bottom = np.ravel(figure.subfigures(2, height_ratios=[1, 1.6]))
+    rows = figure.add_gridspec(2, 1, height_ratios=[1, 1.6])
+    top, bottom = figure.add_subfigure(rows[0]), figure.add_subfigure(rows[1])
     for column, (step, picture) in enumerate(zip(where, pictures, strict=True)):
         axes = top.add_subplot(1, columns, column + 1)
         axes.imshow(picture)
@@ -58,7 +59,7 @@ def plot_timeline(
     axes.plot(probability, lw=1.5, label="probability of an end")
     for number, step in enumerate(where):
         axes.axvline(step, color="tab:red", ls="--", lw=1, label="true end" if number == 0 else None)
-    begins = [0, *(where + 1)]
+    begins = [0, *(step + 1 for step in where)]
     for number, (first, last) in enumerate(zip(begins, [*where, len(ends) - 1], strict=True)):
         if first <= last:
             axes.axvspan(first, last, color="tab:blue", alpha=0.04 + 0.06 * (number % 2))
