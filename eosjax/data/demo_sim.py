@@ -255,7 +255,7 @@ class _Expert:
 
 
 def simulate(rng: np.random.Generator) -> Rollout:
-    """One demonstration in a random scene, of about 60 to 250 steps and exactly five substeps.
+    """One demonstration in a random scene, of about 110 to 250 steps and exactly five substeps.
 
     The last step is the end of the last substep; the observation, not the command, decides on every end.
     """

@@ -64,8 +64,8 @@ class VLAConfig:
 def demo_config(vocab_size: int, *, chunk: int = 8, action_dim: int = 7, proprio_dim: int = 8) -> VLAConfig:
     """A VLA of about 0.8 M parameters for 64-pixel images, to be trained whole in float32 on a few CPU cores.
 
-    Two views give 8 patches (32 pixels a side, 2 x 2 a view): from random weights, the place of a thing is learnt several
-    times faster as a pattern within a large patch than by attention over small ones. Encoders: widths 64 and 48, one block
+    Two views give 8 patches (32 pixels a side, 2 x 2 a view): from random weights, the place of a thing is learnt sooner as
+    a pattern within a large patch than by attention over small ones. Encoders: widths 64 and 48, one block
     run, 4 heads; pixels are centred on the colour of the demo's table. Llama: width 96, 2 layers, 4 heads, SwiGLU of 192.
     `vocab_size`: rows of the embedding, at least the tokenizer's size.
     """
