@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from eosjax.models import hf
 from eosjax.models.heads import ActionHead, EosHead
+from eosjax.models.hf import weights
+from eosjax.models.hf.config import vla_config_from_hf
 from eosjax.models.openvla import OpenVLA, all_hidden_states
 
 GOLDEN = pathlib.Path(__file__).resolve().parents[3] / "shared" / "reference" / "golden" / "tiny32k"
@@ -25,22 +26,19 @@ safetensors = pytest.importorskip("safetensors.numpy", reason="safetensors is no
 
 
 def load_part(part):
-    return hf.import_part(part, safetensors.load_file(GOLDEN / f"{part}.safetensors"))
+    return weights.import_part(part, safetensors.load_file(GOLDEN / f"{part}.safetensors"))
 
 
 @functools.cache
 def checkpoint():
-    """Base weights and the configuration; the sizes of the encoders stand in no file but in the shapes of their weights."""
+    """Base weights and the configuration; the heads of the encoders stand in no file."""
     folder = GOLDEN / "checkpoint"
     config_json, preprocessor = (json.loads((folder / name).read_text()) for name in ("config.json", "preprocessor_config.json"))
-    dino, siglip = (hf.TIMM_VITS[name] for name in config_json["timm_model_ids"])
-    vision = (
-        dataclasses.replace(dino, width=64, depth=3, heads=2, mlp_dim=256),
-        dataclasses.replace(siglip, width=48, depth=3, heads=2, mlp_dim=179),
-    )
-    config = hf.vla_config_from_hf(config_json, preprocessor, vision=vision)
+    tensors = safetensors.load_file(folder / "model.safetensors")
+    shapes = {name: array.shape for name, array in tensors.items()}
+    config = vla_config_from_hf(config_json, preprocessor, shapes, vision_heads=(2, 2))
     config = dataclasses.replace(config, llama=dataclasses.replace(config.llama, lm_head=True))
-    return hf.import_weights(safetensors.load_file(folder / "model.safetensors"), config), config
+    return weights.import_weights(tensors, config), config
 
 
 def static_layout(ids, mask, action_tokens, length):
@@ -120,9 +118,9 @@ def test_gradients():
         return jnp.abs(ActionHead(64).apply({"params": trees[1]}, hidden) - golden["actions"]).mean()
 
     base, head = gradients(trees)
-    ours = {f"vla/{name}": grad for name, grad in hf.export_weights(base, model.config)}
+    ours = {f"vla/{name}": grad for name, grad in weights.export_weights(base, model.config)}
     for part, tree in (("proprio_projector", base["proprio_projector"]), ("action_head", head)):
-        ours |= {f"{part}/{name}": grad for name, grad in hf.export_part(part, tree).items()}
+        ours |= {f"{part}/{name}": grad for name, grad in weights.export_part(part, tree).items()}
     recorded = {name.removeprefix("grad/"): grad for name, grad in golden.items() if name.startswith("grad/")}
     recorded = {name: grad for name, grad in recorded.items() if not name.startswith("eos_head/")}
     assert len(recorded) > 20

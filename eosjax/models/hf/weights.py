@@ -1,0 +1,147 @@
+"""Arrays of a checkpoint to our parameter trees and back, with every tensor accounted for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from eosjax.models.hf.table import Entry, adapter_table, part_table, unused_adapter_patterns, unused_patterns, weight_table
+from eosjax.models.openvla import OpenVLA, VLAConfig
+from eosjax.types import UserError
+
+Put = Callable[[np.ndarray], Any]
+
+
+class WeightsError(UserError):
+    """Weights that cannot be read or do not fit the model."""
+
+
+class NameReport(NamedTuple):
+    """What a checkpoint holds beside what the model asks for."""
+
+    used: list[str]
+    unused: list[str]  # left aside on purpose: named in `table.unused_patterns`
+    missing: list[str]
+    unexpected: list[str]
+
+    def check(self, what: str) -> None:
+        """Raises `WeightsError` with both lists if anything is missing or unexpected."""
+        if self.missing or self.unexpected:
+            raise WeightsError(
+                f"{what}: the tensors do not fit the model.\n"
+                + _listed("expected by the model, not in the checkpoint", self.missing)
+                + "\n"
+                + _listed("in the checkpoint, unknown to the model", self.unexpected)
+            )
+
+    def __str__(self) -> str:
+        return f"{len(self.used)} tensors used, {len(self.unused)} left aside (parts that are not run)"
+
+
+def _listed(title: str, names: list[str], limit: int = 20) -> str:
+    shown = names[:limit] + [f"... and {len(names) - limit} more"] * (len(names) > limit)
+    return f"{title} ({len(names)}):" + "".join(f"\n  {name}" for name in shown or ["none"])
+
+
+def compare_names(table: Iterable[Entry], found: Iterable[str], unused: Iterable[str] = ()) -> NameReport:
+    """Sorts the names `found` in a checkpoint by what the `table` makes of them; `unused`: regular expressions."""
+    wanted, found = {name for entry in table for name in entry.names}, set(found)
+    aside = {name for name in found - wanted if any(re.fullmatch(pattern, name) for pattern in unused)}
+    return NameReport(sorted(wanted & found), sorted(aside), sorted(wanted - found), sorted(found - wanted - aside))
+
+
+def abstract_variables(config: VLAConfig) -> dict[str, Any]:
+    """The variables of `OpenVLA(config)` (`params`, and `lora` with adapters) as `jax.ShapeDtypeStruct`s; computes nothing."""
+    size, length = config.dino.image_size, config.action_tokens + 3
+    inputs = (
+        jax.ShapeDtypeStruct((1, 1, size, size, 3), jnp.uint8),
+        jax.ShapeDtypeStruct((1, length), jnp.int32),
+        jax.ShapeDtypeStruct((1, length), jnp.bool_),
+        jax.ShapeDtypeStruct((1, config.proprio_dim), jnp.float32),
+    )
+    variables: Any = jax.eval_shape(OpenVLA(config).init, jax.random.key(0), *inputs)
+    return variables
+
+
+def import_weights(tensors: Mapping[str, np.ndarray], config: VLAConfig, put: Put = lambda array: array) -> dict[str, Any]:
+    """The `params` tree of the base model in `config.param_dtype`, without the proprio projector.
+
+    Args:
+        tensors: name -> array of the checkpoint; each is looked up once, so that a lazy mapping keeps memory low.
+        config: the model.
+        put: takes each finished array to where it shall live; what it returns stands in the tree.
+
+    Raises:
+        WeightsError: a tensor is missing, or neither used nor in `table.unused_patterns` (with both lists), or a shape does not fit.
+    """
+    table = weight_table(config)
+    compare_names(table, tensors, unused_patterns(config)).check("base weights")
+    return _import(table, tensors, abstract_variables(config)["params"], put)
+
+
+def export_weights(params: Mapping[str, Any], config: VLAConfig) -> Iterator[tuple[str, np.ndarray]]:
+    """Yields (name, array) of each tensor that `import_weights` used: its inverse, bit for bit, a tensor at a time."""
+    return _export(weight_table(config), params)
+
+
+def import_adapter(tensors: Mapping[str, np.ndarray], config: VLAConfig, put: Put = lambda array: array) -> dict[str, Any]:
+    """The `lora` tree of a PEFT adapter, float32; arguments and errors as in `import_weights`."""
+    table = list(adapter_table(config))
+    compare_names(table, tensors, unused_adapter_patterns(config)).check("LoRA adapter")
+    return _import(table, tensors, abstract_variables(config)["lora"], put)
+
+
+def export_adapter(lora: Mapping[str, Any], config: VLAConfig) -> Iterator[tuple[str, np.ndarray]]:
+    """The inverse of `import_adapter`."""
+    return _export(adapter_table(config), lora)
+
+
+def import_part(part: str, tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """The float32 params of a part (see `table.part_table`); its names may carry the `module.` that DDP puts in front.
+
+    Raises:
+        WeightsError: the names are not exactly those of the part; with both lists.
+    """
+    tensors = {name.removeprefix("module."): array for name, array in tensors.items()}
+    table = part_table(part)
+    compare_names(table, tensors).check(part)
+    arrays = {entry.path: entry.op.to_ours(np.asarray(tensors[entry.names[0]]).astype(np.float32)) for entry in table}
+    return unflatten_dict({path: np.ascontiguousarray(array) for path, array in arrays.items()})
+
+
+def export_part(part: str, params: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The inverse of `import_part`, without the `module.` prefix."""
+    return dict(_export(part_table(part), params))
+
+
+def _import(table: Iterable[Entry], tensors: Mapping[str, np.ndarray], expected: Mapping[str, Any], put: Put) -> dict[str, Any]:
+    shapes: dict[Any, Any] = dict(flatten_dict(expected))
+    return unflatten_dict({entry.path: put(_read(entry, tensors, shapes[entry.path])) for entry in table})
+
+
+def _read(entry: Entry, tensors: Mapping[str, np.ndarray], expected: jax.ShapeDtypeStruct) -> np.ndarray:
+    """The array of one entry. Layers go to their place one by one: no more than one of them is held twice."""
+    out = np.empty(expected.shape, expected.dtype)
+    rows = out if entry.stacked else out[None]
+    for i, name in enumerate(entry.names):
+        array = entry.op.to_ours(np.asarray(tensors[name]))
+        if array.shape != rows.shape[1:]:
+            raise WeightsError(
+                f"{name}: expected the shape {rows.shape[1:]} of {'/'.join(entry.path)}, got {array.shape}, both in our layout"
+            )
+        rows[i] = array
+    return out
+
+
+def _export(table: Iterable[Entry], tree: Mapping[str, Any]) -> Iterator[tuple[str, np.ndarray]]:
+    flat = flatten_dict(tree)
+    for entry in table:
+        array = np.asarray(flat[entry.path])
+        for name, row in zip(entry.names, array if entry.stacked else array[None], strict=True):
+            yield name, np.ascontiguousarray(entry.op.to_hf(row))
