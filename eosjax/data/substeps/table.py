@@ -1,0 +1,142 @@
+"""The one form of labels that every importer makes: segments of episodes, and what the label file says of the episodes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from eosjax.types import UserError
+
+_LISTED_PROBLEMS = 10
+
+Kind = Literal[
+    # of a file
+    "unreadable file",
+    "not UTF-8",
+    "not JSON",
+    "repeated key",
+    "missing columns",
+    "wrong shape",
+    "unknown format",
+    "no such suite",
+    # of an episode
+    "episode without labels",
+    "labels without episode",
+    "length mismatch",
+    "instruction mismatch",
+    "fps mismatch",
+    "unknown sub-step",
+    "empty segment",
+    "overlap",
+    "end outside the episode",
+]
+
+
+class Problem(NamedTuple):
+    """One thing that does not fit."""
+
+    kind: Kind  # problems are counted by kind
+    episode: int | None  # None: not one episode's problem
+    what: str  # where, what was expected, what came
+
+
+class LabelError(UserError):
+    """Labels that cannot be read, joined or written; `problems` has all that is wrong, the message the first ten."""
+
+    def __init__(self, source: str, problems: Sequence[Problem]):
+        self.problems = list(problems)
+        totals = ", ".join(f"{count} x {kind}" for kind, count in Counter(p.kind for p in problems).items())
+        lines = [f"  {p.kind}: {'' if p.episode is None else f'episode {p.episode}: '}{p.what}" for p in problems]
+        hidden = len(lines) - _LISTED_PROBLEMS
+        more = [f"  … and {hidden} more"] if hidden > 0 else []
+        super().__init__("\n".join([f"{source}: labels refused: {totals}", *lines[:_LISTED_PROBLEMS], *more]))
+
+
+def refused(source: object, kind: Kind, what: str) -> LabelError:
+    """The error of one problem that is not one episode's."""
+    return LabelError(str(source), [Problem(kind, None, what)])
+
+
+class Segment(NamedTuple):
+    """A stretch of an episode with one instruction."""
+
+    first: int
+    last: int  # inclusive
+    is_end: bool  # a sub-step ends at `last`
+    instruction: str
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SegmentTable:
+    """Labels in one form, whatever file they came from: S segments as columns, and what the file says of each episode.
+
+    An episode that cannot be read is in `problems` and nowhere else. One without segments is *unlabelled*.
+
+    Attributes:
+        episode, segment, first, last: i64 [S]; `segment` counts within the episode, `last` is inclusive.
+        is_end: bool [S]: a sub-step ends at `last`. Not every segment closes one: a file may have gaps.
+        instruction: S strings.
+        source: where the labels came from.
+        lengths: number of steps of each episode of the label file, as the file has it.
+        tasks: task instruction of each episode of the label file, as the file has it.
+        problems: what is wrong within the file; the join raises it together with what it finds itself.
+    """
+
+    episode: np.ndarray
+    segment: np.ndarray
+    first: np.ndarray
+    last: np.ndarray
+    is_end: np.ndarray
+    instruction: list[str]
+    source: str
+    lengths: dict[int, int]
+    tasks: dict[int, str]
+    problems: tuple[Problem, ...] = ()
+
+    def __post_init__(self) -> None:
+        columns = (self.episode, self.segment, self.first, self.last, self.is_end, self.instruction)
+        if len({len(column) for column in columns}) != 1:
+            raise ValueError(f"columns of one length expected, got {[len(column) for column in columns]}")
+        if not set(self.episode.tolist()) <= self.lengths.keys() or self.lengths.keys() != self.tasks.keys():
+            raise ValueError("`lengths` and `tasks` must have every episode with segments")
+
+
+def make_table(
+    segments: Mapping[int, Iterable[Segment]],
+    source: object,
+    lengths: dict[int, int],
+    tasks: dict[int, str],
+    problems: Iterable[Problem] = (),
+) -> SegmentTable:
+    """The table of each episode's segments, sorted by episode; the segments keep their order."""
+    rows = [(episode, index, *segment) for episode in sorted(segments) for index, segment in enumerate(segments[episode])]
+    columns: Sequence[Sequence[Any]] = list(zip(*rows, strict=True)) or [()] * 6
+    episode, segment, first, last = (np.array(column, np.int64) for column in columns[:4])
+    is_end, instruction = np.array(columns[4], bool), list(columns[5])
+    return SegmentTable(episode, segment, first, last, is_end, instruction, str(source), lengths, tasks, tuple(problems))
+
+
+def misplaced(table: SegmentTable, lengths: Mapping[int, int]) -> Iterator[Problem]:
+    """Segments that are empty, leave their episode (of `lengths`, where it has it) or overlap an earlier one."""
+    covered: dict[int, int] = {}  # last step that a segment of the episode covers so far
+    for row in np.lexsort((table.first, table.episode)):
+        episode, first, last = int(table.episode[row]), int(table.first[row]), int(table.last[row])
+        which = f"segment {table.segment[row]} ({table.instruction[row]!r}), steps {first} to {last}"
+        length = lengths.get(episode)
+        if last < first:
+            yield Problem("empty segment", episode, which)
+        elif first < 0 or (length is not None and last >= length):
+            yield Problem("end outside the episode", episode, f"{which}, in an episode of {length} steps")
+        before = covered.get(episode, -1)
+        if 0 <= first <= before:
+            yield Problem("overlap", episode, f"{which}, but an earlier segment lasts to step {before}")
+        covered[episode] = max(before, last)
+
+
+def task_key(task: str) -> str:
+    """How the original spells a task as a key; tasks with the same key count as the same."""
+    return task.lower().strip().replace(" ", "_")
