@@ -18,78 +18,131 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 settings.register_profile("reproducible", deadline=None, derandomize=True)
 settings.load_profile("reproducible")
 
-# Writes two datasets in LIBERO's layout: a sound one, and one with a NaN in step 2 of every episode; then reads the sound
-# one back as label files count (`as_dataset`, unshuffled) into expected.json.
+# Writes four datasets: a sound one in LIBERO's layout; one with a NaN in step 2 of every episode; "many" in enough uneven shards
+# to be interleaved; "other" in another layout, as ArrayRecord. Then TFDS itself tells the order of the episodes, in expected.json.
 _WRITER = """
-import json, sys
+import json, os, sys
 import numpy as np
+import tensorflow as tf
 import tensorflow_datasets as tfds
 
 root = sys.argv[1]
 F = tfds.features
 LENGTHS = [5, 12, 9, 3, 17, 8, 10, 6]
+SHARDS = [3, 16, 17, 32, 33, 1, 40, 5, 16, 20, 2, 18, 7, 16, 31, 4, 19, 6, 34, 16]
 
-def episode(number, length, broken):
+def colour(number, t, view):
+    return np.full((16, 16, 3), (number * 20 % 256, t * 10, view * 100), np.uint8)
+
+def vector(size):
+    return F.Tensor(shape=(size,), dtype=np.float32)
+
+def episode(number, length, broken=False, file_path=None):
     def step(t):
-        colour = lambda view: np.full((16, 16, 3), (number * 20, t * 10, view * 100), np.uint8)
         action = np.full(7, number + t / 100, np.float32)
         action[6] = 1.0 if t % 2 else -1.0
         if broken and t == 2:
             action[3] = np.nan
         return {
-            "observation": {"image": colour(0), "wrist_image": colour(1),
+            "observation": {"image": colour(number, t, 0), "wrist_image": colour(number, t, 1),
                             "state": np.full(8, 10 * number + t, np.float32), "joint_state": np.zeros(7, np.float32)},
             "action": action, "language_instruction": f"Do task {number % 3}", "is_first": t == 0,
             "is_last": t == length - 1, "is_terminal": t == length - 1, "discount": 1.0, "reward": 0.0,
         }
-    return {"steps": [step(t) for t in range(length)], "episode_metadata": {"file_path": f"task_{number % 3}.hdf5"}}
+    return {"steps": [step(t) for t in range(length)], "episode_metadata": {"file_path": file_path or f"task_{number % 3}.hdf5"}}
+
+def other_episode(number, length):
+    def step(t):
+        return {"observation": {
+            "images": {"top": colour(number, t, 0), "side": colour(number, t, 1), "unused": colour(number, t, 2)},
+            "joints": {"arm": np.full(6, 10 * number + t, np.float64), "gripper": np.float32(t)},
+            "action": np.zeros(7, np.float32), "natural_language_instruction": f"Do task {number % 3}"},
+            "action": np.full(7, number + t / 100, np.float32)}
+    return {"steps": [step(t) for t in range(length)]}
+
+picture = F.Image(shape=(16, 16, 3), encoding_format="png")
+scalar = {k: np.bool_ for k in ("is_first", "is_last", "is_terminal")} | {k: np.float32 for k in ("discount", "reward")}
+LIBERO = F.FeaturesDict({
+    "steps": F.Dataset({
+        "observation": F.FeaturesDict({"image": picture, "wrist_image": picture, "state": vector(8), "joint_state": vector(7)}),
+        "action": vector(7), "language_instruction": F.Text(), **scalar}),
+    "episode_metadata": F.FeaturesDict({"file_path": F.Text()})})
+OTHER = F.FeaturesDict({
+    "steps": F.Dataset({
+        "observation": F.FeaturesDict({
+            "images": F.FeaturesDict({"top": picture, "side": picture, "unused": picture}),
+            "joints": F.FeaturesDict({"arm": F.Tensor(shape=(6,), dtype=np.float64), "gripper": np.float32}),
+            "action": vector(7), "natural_language_instruction": F.Text()}),
+        "action": vector(7)})})
 
 class Base(tfds.core.GeneratorBasedBuilder):
     VERSION = tfds.core.Version("1.0.0")
-    BROKEN = False
+    FEATURES = LIBERO
     def _info(self):
-        picture = F.Image(shape=(16, 16, 3), encoding_format="png")
-        scalar = {k: np.bool_ for k in ("is_first", "is_last", "is_terminal")} | {k: np.float32 for k in ("discount", "reward")}
-        return tfds.core.DatasetInfo(builder=self, features=F.FeaturesDict({
-            "steps": F.Dataset({
-                "observation": F.FeaturesDict({
-                    "image": picture, "wrist_image": picture, "state": F.Tensor(shape=(8,), dtype=np.float32),
-                    "joint_state": F.Tensor(shape=(7,), dtype=np.float32)}),
-                "action": F.Tensor(shape=(7,), dtype=np.float32), "language_instruction": F.Text(), **scalar}),
-            "episode_metadata": F.FeaturesDict({"file_path": F.Text()})}))
+        return tfds.core.DatasetInfo(builder=self, features=self.FEATURES)
     def _split_generators(self, dl_manager):
         return {"train": self._generate_examples()}
     def _generate_examples(self):
-        for number, length in enumerate(LENGTHS[:2] if self.BROKEN else LENGTHS):
-            yield number, episode(number, length, self.BROKEN)
+        for number, length in enumerate(LENGTHS):
+            yield number, episode(number, length)
 
 class LiberoGoalNoNoops(Base):
     pass
 
 class Libero10(Base):
     name = "libero_10"
-    BROKEN = True
+    def _generate_examples(self):
+        for number, length in enumerate(LENGTHS[:2]):
+            yield number, episode(number, length, broken=True)
 
-for builder in (LiberoGoalNoNoops(data_dir=root), Libero10(data_dir=root)):
+class Other(Base):
+    FEATURES = OTHER
+    def _generate_examples(self):
+        for number, length in enumerate(LENGTHS):
+            yield number, other_episode(number, length)
+
+for builder in (LiberoGoalNoNoops(data_dir=root), Libero10(data_dir=root), Other(data_dir=root, file_format="array_record")):
     builder.download_and_prepare(download_config=tfds.download.DownloadConfig(num_shards=2))
-order = []
-for item in tfds.builder("libero_goal_no_noops", data_dir=root).as_dataset(split="train", shuffle_files=False):
-    steps = list(item["steps"])
-    order.append(int(steps[0]["observation"]["state"][0].numpy()) // 10)
+
+many = root + "/many/1.0.0"
+os.makedirs(many)
+for shard, count in enumerate(SHARDS):
+    with tf.io.TFRecordWriter(f"{many}/many-train.tfrecord-{shard:05d}-of-{len(SHARDS):05d}") as writer:
+        for number in range(count):
+            writer.write(LIBERO.serialize_example(episode(0, 1, file_path=f"{shard}/{number}")))
+LIBERO.save_config(many)
+split = {"name": "train", "numBytes": "1", "shardLengths": [str(count) for count in SHARDS],
+         "filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"}
+with open(many + "/dataset_info.json", "w") as file:
+    json.dump({"fileFormat": "tfrecord", "moduleName": "many", "name": "many", "version": "1.0.0", "splits": [split]}, file)
+
+def read(name):
+    return tfds.builder_from_directory(f"{root}/{name}/1.0.0").as_dataset(split="train", shuffle_files=False)
+
+first_steps = [next(iter(item["steps"])) for item in read("libero_goal_no_noops")]
+others = tfds.builder_from_directory(f"{root}/other/1.0.0").as_data_source(split="train")
+expected = {
+    "order": [int(step["observation"]["state"][0].numpy()) // 10 for step in first_steps],
+    "many": [item["episode_metadata"]["file_path"].numpy().decode() for item in read("many")],
+    "other": [int(item["steps"][0]["observation"]["joints"]["arm"][0]) // 10 for item in others],
+    "lengths": LENGTHS,
+}
 with open(root + "/expected.json", "w") as file:
-    json.dump({"order": order, "lengths": LENGTHS}, file)
+    json.dump(expected, file)
 """
 
 
 @dataclasses.dataclass(frozen=True)
 class TinyDataset:
-    """An RLDS dataset on disk; `numbers[e]` is the writer's number of the dataset's e-th episode, `lengths[e]` its length."""
+    """RLDS datasets on disk; `numbers[e]` is the writer's number of the e-th episode of dataset `name`, `lengths[e]` its length."""
 
     root: Path
     name: str
     broken_name: str
     numbers: list[int]
     lengths: list[int]
+    many: list[str]  # "shard/place in it" of the episodes of dataset "many", in the order of `as_dataset`
+    other_numbers: list[int]  # as `numbers`, of dataset "other"
 
 
 @pytest.fixture(scope="session")
@@ -127,4 +180,5 @@ def tiny(shared_folder, once) -> TinyDataset:
             assert child.returncode == 0, child.stderr
     expected = json.loads((root / "expected.json").read_text())
     lengths = [expected["lengths"][number] for number in expected["order"]]
-    return TinyDataset(root, "libero_goal_no_noops", "libero_10", expected["order"], lengths)
+    order, many, other = (expected[key] for key in ("order", "many", "other"))
+    return TinyDataset(root, "libero_goal_no_noops", "libero_10", order, lengths, many, other)

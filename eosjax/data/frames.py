@@ -1,35 +1,36 @@
 """The frame store: an RLDS dataset as random-access frames on disk, built once and then read without TensorFlow.
 
-A store is a folder with `frames.array_record` (a record a frame: the encoded images), `columns.npz` (actions, proprio,
-episode starts) and `store.json` (texts). It gets its final name in one rename: a store that exists is complete.
+A store is a folder of parts, each some hundred megabytes of whole episodes: `part-N.array_record` (a record a frame: the encoded
+images), `part-N.npz` (actions, proprio, lengths of the episodes) and `part-N.json` (texts, file sizes), and of `store.json`, which
+tells how many parts there are. It gets its final name in one rename: a store that exists is complete.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import json
 import os
-import shutil
 import struct
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue]
-from tqdm import tqdm
 
-from eosjax.data.rlds import DatasetError, Episode, dataset_dir, num_episodes, read_episodes
-from eosjax.data.specs import spec_for
-from eosjax.data.tf_process import exit_with, run_module
+from eosjax.data.rlds import DatasetError, dataset_dir
+from eosjax.data.specs import DatasetSpec
+from eosjax.data.tf_process import run_module
+from eosjax.data.tfrecord import record_checksums
 from eosjax.types import UserError
 
-FORMAT_VERSION = 1  # part of the fingerprint: raise it when the files of a store change their meaning
+FORMAT_VERSION = 2  # part of the fingerprint: raise it when the files of a store change their meaning
+# Fields of a description that say how a store is used, not what is in it.
+_NOT_STORED = ("action_mask", "normalisation", "chunk", "control_hz")
 _LENGTH = struct.Struct("<I")
+_SAMPLE_BYTES = 1 << 16
+_DAMAGED = "delete this folder to build it again"
 
 
 def default_cache_dir() -> Path:
@@ -37,10 +38,42 @@ def default_cache_dir() -> Path:
     return Path(os.environ.get("EOSJAX_CACHE") or "~/.cache/eosjax").expanduser()
 
 
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """One part of a store but for its images: n frames in e episodes."""
+
+    actions: np.ndarray  # f32 [n a]
+    proprio: np.ndarray  # f32 [n p]
+    lengths: np.ndarray  # i64 [e]
+    tasks: list[str]
+    file_paths: list[str]
+
+    @classmethod
+    def load(cls, folder: Path, number: int) -> Part:
+        """Reads part `number` of a store; `DatasetError` if a file of it is missing or has not the size it was written with."""
+        try:
+            meta = json.loads(part_file(folder, number, "json").read_text())
+            for kind, expected in meta["bytes"].items():
+                path = part_file(folder, number, kind)
+                size = path.stat().st_size
+                if size != expected:
+                    raise DatasetError(f"{path}: expected {expected} bytes, got {size}; {_DAMAGED}")
+            with np.load(part_file(folder, number, "npz")) as columns:
+                return cls(columns["actions"], columns["proprio"], columns["lengths"], meta["tasks"], meta["file_paths"])
+        except (OSError, KeyError, json.JSONDecodeError) as error:
+            raise DatasetError(f"frame store {folder}: part {number} is unreadable ({error}); {_DAMAGED}") from error
+
+
+def part_file(folder: Path, number: int, kind: str) -> Path:
+    """The file of a part of a store; `kind` is "array_record", "npz" or "json"."""
+    return folder / f"part-{number:05d}.{kind}"
+
+
 class FrameStore:
-    """All frames of a dataset; N frames in E episodes. Thread-safe and picklable (a copy opens the file again).
+    """All frames of a dataset; N frames in E episodes. Thread-safe and picklable (a copy opens the files again).
 
     Attributes:
+        folder: where the store is.
         name: the dataset.
         actions: f32 [N a], gripper 1 = open, not normalised.
         proprio: f32 [N p], not normalised.
@@ -54,25 +87,17 @@ class FrameStore:
         self.folder = Path(folder)
         try:
             meta = json.loads((self.folder / "store.json").read_text())
-            with np.load(self.folder / "columns.npz") as columns:
-                self.actions: np.ndarray = columns["actions"]
-                self.proprio: np.ndarray = columns["proprio"]
-                self.episode_starts: np.ndarray = columns["episode_starts"]
-        except (OSError, ValueError, KeyError) as error:
-            raise DatasetError(f"frame store {self.folder}: unreadable ({error}); delete this folder to build it again") from error
-        size = self._frames_file.stat().st_size if self._frames_file.exists() else 0
-        if size != meta["frames_bytes"]:
-            raise DatasetError(
-                f"{self._frames_file}: expected {meta['frames_bytes']} bytes, got {size}; delete {self.folder} to build it again"
-            )
-        self.name: str = meta["name"]
-        self.tasks: list[str] = meta["tasks"]
-        self.file_paths: list[str] = meta["file_paths"]
-        self._reader: Any = None
-
-    @property
-    def _frames_file(self) -> Path:
-        return self.folder / "frames.array_record"
+            self.name: str = meta["name"]
+            parts = [Part.load(self.folder, number) for number in range(meta["parts"])]
+        except (OSError, KeyError, json.JSONDecodeError) as error:
+            raise DatasetError(f"frame store {self.folder}: unreadable ({error}); {_DAMAGED}") from error
+        self.actions = np.concatenate([part.actions for part in parts])
+        self.proprio = np.concatenate([part.proprio for part in parts])
+        self.episode_starts = np.cumsum(np.concatenate([[0], *(part.lengths for part in parts)]))
+        self.tasks = [task for part in parts for task in part.tasks]
+        self.file_paths = [file_path for part in parts for file_path in part.file_paths]
+        self._part_starts = np.cumsum([0] + [len(part.actions) for part in parts])
+        self._readers: list[Any] = [None] * len(parts)
 
     @property
     def num_frames(self) -> int:
@@ -93,151 +118,93 @@ class FrameStore:
         """The encoded images of a frame, in the order of the description's `image_keys`; `IndexError` for no frame."""
         if not 0 <= frame < self.num_frames:
             raise IndexError(f"frame {frame} of {self.name}: expected 0 to {self.num_frames - 1}")
-        if self._reader is None:  # two threads may both open one; either will do
+        part = int(np.searchsorted(self._part_starts, frame, side="right")) - 1
+        path = part_file(self.folder, part, "array_record")
+        if self._readers[part] is None:  # two threads may both open one; either will do
             # Options for random access: nothing is read ahead.
-            self._reader = array_record_module.ArrayRecordReader(str(self._frames_file), "readahead_buffer_size:0,max_parallelism:0")
+            self._readers[part] = array_record_module.ArrayRecordReader(str(path), "readahead_buffer_size:0,max_parallelism:0")
         try:
-            return _unpack(self._reader.read([int(frame)])[0])
+            return unpack_images(self._readers[part].read([int(frame - self._part_starts[part])])[0])
         except (RuntimeError, ValueError, struct.error) as error:
             episode, step = self.locate(frame)
-            raise DatasetError(f"{self._frames_file}: episode {episode}, step {step}: unreadable record: {error}") from error
+            raise DatasetError(f"{path}: episode {episode}, step {step}: unreadable record: {error}") from error
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_reader": None}
+        return self.__dict__ | {"_readers": [None] * len(self._readers)}
 
 
-def open_store(data_root: str | Path, name: str, cache_dir: str | Path | None = None) -> FrameStore:
+def open_store(data_root: str | Path, name: str, spec: DatasetSpec, cache_dir: str | Path | None = None) -> FrameStore:
     """The frame store of dataset `name` under `data_root`; a process of its own builds it unless it is in the cache.
 
-    The store is found by a fingerprint of its source, so that a changed dataset gets a new one.
+    The store is found by a fingerprint of its source, so that a changed dataset or description gets a new one. A build that was
+    killed is taken up where it stopped; of several processes one builds and the others wait.
 
     Args:
         data_root: folder of the datasets.
-        name: dataset name, one that `eosjax.data.specs` describes.
+        name: dataset name.
+        spec: its description; see `eosjax.data.specs.spec_for`.
         cache_dir: folder of the stores; None for `default_cache_dir()`.
 
     Raises:
         DatasetError: see `eosjax.data.rlds.read_episodes`; or a damaged store.
     """
     cache = Path(cache_dir).expanduser() if cache_dir is not None else default_cache_dir()
-    folder = cache / f"{name}-{fingerprint(data_root, name)[:16]}"
+    folder = cache / f"{name}-{fingerprint(data_root, name, spec)[:16]}"
     if not folder.exists():
         cache.mkdir(parents=True, exist_ok=True)
-        with _locked(folder.with_name(folder.name + ".lock")):
-            if not folder.exists():  # another process may have built it meanwhile
-                _build_in_subprocess(data_root, name, folder)
+        try:
+            run_module("eosjax.data.frames_build", data_root, name, spec.to_json(), folder)
+        except UserError as error:
+            raise DatasetError(str(error)) from error
     return FrameStore(folder)
 
 
-def fingerprint(data_root: str | Path, name: str) -> str:
-    """Hex digest of a store's source: the dataset's files (names, sizes, times of change), metadata and description."""
+def fingerprint(data_root: str | Path, name: str, spec: DatasetSpec) -> str:
+    """Hex digest of what a store is made of: the dataset's metadata and contents, and the description.
+
+    Times do not count, so that a copy of a dataset has the fingerprint of the dataset. Reading all of it at each start would take
+    longer than anything else there. A TFRecord file has a checksum of every record (CRC-32C) beside its length: together they
+    change with any byte of the records, and are 16 bytes to read for an episode. Other formats compress their records, so that
+    other contents have another size and another index at the end of the file: of those the size and three samples count.
+    """
     folder = dataset_dir(data_root, name)
-    files = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(folder.iterdir())]
-    digest = hashlib.sha256(repr((FORMAT_VERSION, spec_for(name), files)).encode())
-    for info in sorted(folder.glob("*.json")):
-        digest.update(info.read_bytes())
+    fields = {field: value for field, value in dataclasses.asdict(spec).items() if field not in _NOT_STORED}
+    digest = hashlib.sha256(json.dumps([FORMAT_VERSION, fields], sort_keys=True).encode())
+    for path in sorted(path for path in folder.iterdir() if path.is_file()):
+        is_metadata = path.name in ("dataset_info.json", "features.json")
+        if path.suffix == ".json" and not is_metadata:
+            continue  # programs put their statistics beside a dataset
+        digest.update(f"\n{path.name} {path.stat().st_size}\n".encode())
+        if is_metadata:
+            digest.update(path.read_bytes())
+        elif ".tfrecord" in path.name:
+            digest.update(record_checksums(path))
+        else:
+            digest.update(_samples(path))
     return digest.hexdigest()
 
 
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Holds an exclusive lock, which the system releases even if this process is killed."""
-    with open(path, "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+def _samples(path: Path) -> bytes:
+    """The beginning, the middle and the end of a file."""
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        pieces = []
+        for start in (0, size // 2, max(size - _SAMPLE_BYTES, 0)):
+            file.seek(start)
+            pieces.append(file.read(_SAMPLE_BYTES))
+    return b"".join(pieces)
 
 
-def _build_in_subprocess(data_root: str | Path, name: str, folder: Path) -> None:
-    """Builds the store `folder`; the caller holds its lock."""
-    prefix = f".{folder.name}.building-"
-    for leftover in folder.parent.glob(prefix + "*"):  # of builds that were killed: nobody else can hold the lock
-        shutil.rmtree(leftover)
-    building = folder.with_name(f"{prefix}{os.getpid()}")
-    building.mkdir()
-    try:
-        run_module("eosjax.data.frames", data_root, name, building)
-        os.replace(building, folder)
-    except UserError as error:
-        raise DatasetError(str(error)) from error
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
-
-
-@dataclasses.dataclass
-class _Columns:
-    """The small columns while a store is being written."""
-
-    actions: list[np.ndarray] = dataclasses.field(default_factory=list)
-    proprio: list[np.ndarray] = dataclasses.field(default_factory=list)
-    lengths: list[int] = dataclasses.field(default_factory=list)
-    tasks: list[str] = dataclasses.field(default_factory=list)
-    file_paths: list[str] = dataclasses.field(default_factory=list)
-
-    def append(self, episode: Episode) -> None:
-        self.actions.append(episode.actions)
-        self.proprio.append(episode.proprio)
-        self.lengths.append(len(episode))
-        self.tasks.append(episode.task)
-        self.file_paths.append(episode.file_path)
-
-
-def write_store(episodes: Iterator[Episode], name: str, folder: Path) -> None:
-    """Writes the files of a store into the existing `folder`, holding one episode's images at a time.
-
-    Raises:
-        DatasetError: there is no episode.
-    """
-    columns = _Columns()
-    # One record a group: a read decodes nothing but its own record. The images are compressed already.
-    writer = array_record_module.ArrayRecordWriter(str(folder / "frames.array_record"), "group_size:1,uncompressed")
-    try:
-        for episode in episodes:
-            columns.append(episode)
-            for views in zip(*episode.images, strict=True):
-                writer.write(_pack(views))
-    finally:
-        writer.close()
-    if not columns.lengths:
-        raise DatasetError(f"dataset {name}: no episode in it")
-    np.savez(
-        folder / "columns.npz",
-        actions=np.concatenate(columns.actions),
-        proprio=np.concatenate(columns.proprio),
-        episode_starts=np.concatenate([[0], np.cumsum(columns.lengths)]).astype(np.int64),
-    )
-    meta = {
-        "name": name,
-        "tasks": columns.tasks,
-        "file_paths": columns.file_paths,
-        "frames_bytes": (folder / "frames.array_record").stat().st_size,
-    }
-    (folder / "store.json").write_text(json.dumps(meta))
-
-
-def _pack(views: Sequence[bytes]) -> bytes:
-    """One record: each image after its length."""
+def pack_images(views: Sequence[bytes]) -> bytes:
+    """The record of a frame: each image after its length."""
     return b"".join(part for view in views for part in (_LENGTH.pack(len(view)), view))
 
 
-def _unpack(record: bytes) -> tuple[bytes, ...]:
+def unpack_images(record: bytes) -> tuple[bytes, ...]:
+    """Inverse of `pack_images`; `struct.error` for bytes of another kind."""
     views, at = [], 0
     while at < len(record):
         (length,) = _LENGTH.unpack_from(record, at)
         at += _LENGTH.size + length
         views.append(record[at - length : at])
     return tuple(views)
-
-
-def _main(data_root: str, name: str, folder: str) -> None:
-    progress = tqdm(
-        read_episodes(data_root, name, spec_for(name)),
-        total=num_episodes(data_root, name),
-        desc=f"building the frame store of {name}",
-        unit="episode",
-        disable=not sys.stderr.isatty(),
-    )
-    write_store(iter(progress), name, Path(folder))
-
-
-if __name__ == "__main__":
-    exit_with(lambda: _main(*sys.argv[1:]))

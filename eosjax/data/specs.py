@@ -4,70 +4,247 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from typing import Literal
+import json
+import typing
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
+import yaml
 
 from eosjax.types import UserError
 
-GripperConvention = Literal["minus_open_plus_closed", "as_stored"]
+GripperConvention = Literal["minus_open_plus_closed", "binarised", "as_stored"]
+Motion = Literal["as_stored", "reached_states"]
+Normalisation = Literal["q99", "bounds"]
+
+
+class SpecError(UserError):
+    """A dataset description that is missing or does not make sense."""
 
 
 @dataclasses.dataclass(frozen=True)
 class DatasetSpec:
     """Description of an RLDS dataset; the defaults are the layout that the LIBERO datasets share.
 
+    A key is the path of a feature, its parts joined by "/". It is looked up in `steps/observation`, in `steps` and in the
+    episode itself; a key that fits in two of these places is refused, and its full path ("steps/action") says which is meant.
+
     Attributes:
-        image_keys: observation features of the cameras, the primary one first, then the wrist.
-        state_key: observation feature of the proprioceptive state, f32 [proprio_size].
-        action_key: step feature of the action, f32 [action_size]; its last dimension is the gripper.
-        instruction_key: step feature of the task instruction.
-        gripper: how the gripper command is stored; see `standard_actions`.
-        action_mask: which action dimensions are normalised; the others pass unchanged.
+        image_keys: image features of the cameras, the primary one first, then the wrists.
+        state_keys: features that make up the proprioceptive state, joined in this order to f32 [proprio_size].
+        action_key: feature of the action, f32 [action_size].
+        instruction_key: text feature of the task instruction, of the steps or of the episode.
+        gripper: how the gripper command, the last dimension of the action, is stored: "minus_open_plus_closed"; "binarised"
+            (1 is open, 0 closed, and what lies between becomes the side that is reached next); "as_stored".
+        motion: "reached_states" replaces all of the action but the gripper by the change of the state from a step to the next
+            one, and leaves out the last step, which has no next one.
+        skip_first: steps at the beginning of an episode that are left out. Label files count the steps that are kept.
+        action_mask: which action dimensions are normalised, the others pass unchanged; () for all but the last.
+        normalisation: "q99" maps the 1st and 99th percentile to -1 and 1 and clips, "bounds" the minimum and maximum.
         chunk: number of actions predicted at once (K).
         action_size: size of an action (A).
         proprio_size: size of the proprioceptive state (P).
         control_hz: control steps per second.
+
+    Raises:
+        SpecError: a field that no dataset can have.
     """
 
     image_keys: tuple[str, ...] = ("image", "wrist_image")
-    state_key: str = "state"
+    state_keys: tuple[str, ...] = ("state",)
     action_key: str = "action"
     instruction_key: str = "language_instruction"
     gripper: GripperConvention = "minus_open_plus_closed"
-    action_mask: tuple[bool, ...] = (True,) * 6 + (False,)
+    motion: Motion = "as_stored"
+    skip_first: int = 0
+    action_mask: tuple[bool, ...] = ()
+    normalisation: Normalisation = "q99"
     chunk: int = 8
     action_size: int = 7
     proprio_size: int = 8
     control_hz: float = 20.0
 
     def __post_init__(self) -> None:
+        for field in ("chunk", "action_size", "proprio_size", "control_hz"):
+            if not getattr(self, field) > 0:
+                raise SpecError(f"{field}: expected a number above 0, got {getattr(self, field)}")
+        if self.skip_first < 0:
+            raise SpecError(f"skip_first: expected 0 or more, got {self.skip_first}")
+        for field in ("image_keys", "state_keys"):
+            keys = getattr(self, field)
+            if not keys or len(set(keys)) != len(keys):
+                raise SpecError(f"{field}: expected at least one key, and none twice; got {list(keys)}")
+        if not self.action_mask:
+            object.__setattr__(self, "action_mask", (True,) * (self.action_size - 1) + (False,))
         if len(self.action_mask) != self.action_size:
-            raise ValueError(f"action_mask: expected {self.action_size} entries (action_size), got {len(self.action_mask)}")
+            raise SpecError(f"action_mask: expected {self.action_size} entries (action_size), got {len(self.action_mask)}")
+        if self.motion == "reached_states" and self.proprio_size < self.action_size - 1:
+            raise SpecError(f"motion: reached_states needs a state of at least {self.action_size - 1} dimensions, got {self.proprio_size}")
 
-    def standard_actions(self, actions: np.ndarray) -> np.ndarray:
-        """Actions f32 [T a] with the gripper as 1 = open, 0 = closed.
+    def kept_steps(self, length: int) -> slice:
+        """Which steps of an episode of `length` stored steps are used."""
+        return slice(self.skip_first, length - 1 if self.motion == "reached_states" else length)
 
-        "minus_open_plus_closed" (LIBERO: -1 opens, +1 closes) becomes 1 - clip(g, 0, 1), as in OpenVLA-OFT;
-        "as_stored" is left alone.
+    def standard_actions(self, actions: np.ndarray, proprio: np.ndarray) -> np.ndarray:
+        """Actions of the steps kept, f32 [T' a], with the gripper as 1 = open, 0 = closed (unless "as_stored").
+
+        LIBERO's gripper (-1 opens, +1 closes) becomes 1 - clip(g, 0, 1). Bridge is treated in the order of the original: the
+        first step goes, then the gripper is made binary, then the motion is that of the states. Source: the standardisation
+        functions of OpenVLA-OFT (`prismatic/vla/datasets/rlds/oxe/transforms.py`).
+
+        Args:
+            actions: [T a] as stored.
+            proprio: [T p] as stored.
         """
-        actions = np.array(actions, np.float32)
+        kept = self.kept_steps(len(actions))
+        actions = np.array(actions[self.skip_first :], np.float32)
         if self.gripper == "minus_open_plus_closed":
             actions[:, -1] = 1.0 - np.clip(actions[:, -1], 0.0, 1.0)
+        elif self.gripper == "binarised":
+            actions[:, -1] = _binarise(actions[:, -1])
+        if self.motion == "reached_states":
+            states = np.asarray(proprio[self.skip_first :, : self.action_size - 1], np.float32)
+            actions = actions[:-1]
+            actions[:, :-1] = np.diff(states, axis=0)
+        assert len(actions) == len(range(*kept.indices(len(proprio))))
         return actions
+
+    def to_json(self) -> str:
+        """The description as JSON text, which `from_json` reads."""
+        return json.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> DatasetSpec:
+        """The description that `to_json` wrote; `SpecError` for fields of another kind."""
+        return _from_fields(json.loads(text))
+
+
+def _binarise(gripper: np.ndarray) -> np.ndarray:
+    """f32 [T] of 0 and 1: above 0.95 is open, below 0.05 closed, between them is what comes next.
+
+    Values between the two at the end of an episode, which nothing follows, all become the last one, as in the original.
+    """
+    decided = (gripper > 0.95) | (gripper < 0.05)
+    following = np.where(decided, np.arange(len(gripper)), len(gripper) - 1)
+    following = np.minimum.accumulate(following[::-1])[::-1]
+    return np.where(decided[following], gripper[following] > 0.95, gripper[following]).astype(np.float32)
 
 
 _LIBERO = DatasetSpec()
 _LIBERO_SUITES = ("libero_spatial", "libero_object", "libero_goal", "libero_10")
+# The second camera of Bridge looks from outside as well; the original trains on the first one.
+_BRIDGE = DatasetSpec(
+    image_keys=("image_0",), gripper="binarised", motion="reached_states", skip_first=1, chunk=5, proprio_size=7, control_hz=5.0
+)
+# Absolute joint positions: clipping at a percentile would put some poses out of reach.
+_ALOHA = DatasetSpec(
+    image_keys=("image", "left_wrist_image", "right_wrist_image"),
+    gripper="as_stored",
+    action_mask=(True,) * 14,
+    normalisation="bounds",
+    chunk=25,
+    action_size=14,
+    proprio_size=14,
+    control_hz=25.0,
+)
+_ALOHA_TASKS = ("fold_shorts_20_demos", "fold_shirt_30_demos", "scoop_X_into_bowl_45_demos", "put_X_into_pot_300_demos")
 SPECS: dict[str, DatasetSpec] = {
     **{suite + suffix: _LIBERO for suite in _LIBERO_SUITES for suffix in ("", "_no_noops")},
-    "eosjax_demo": _LIBERO,
+    "libero_4_task_suites_no_noops": _LIBERO,
+    "bridge_orig": _BRIDGE,
+    "bridge_dataset": _BRIDGE,
+    **{f"aloha1_{task}": _ALOHA for task in _ALOHA_TASKS},
+    "eosjax_demo": dataclasses.replace(_LIBERO, chunk=4),  # short chunks: faster on a CPU
 }
 
+# What a user's description must say: a wrong guess here would train on wrong values without any error.
+_REQUIRED = ("image_keys", "state_keys", "gripper", "action_size", "proprio_size", "control_hz")
 
-def spec_for(name: str) -> DatasetSpec:
-    """The description of dataset `name`; a `UserError` that lists the known names, nearest first, if there is none."""
-    if name not in SPECS:
-        nearest = difflib.get_close_matches(name, SPECS, n=len(SPECS), cutoff=0.0)
-        raise UserError(f"--dataset_name: no description of dataset {name!r}; known: {', '.join(nearest)}")
-    return SPECS[name]
+
+def spec_for(name: str, specs_file: Path | None = None) -> DatasetSpec:
+    """The description of dataset `name`: that of the user's file if it has one, else the built-in one.
+
+    Args:
+        name: the dataset.
+        specs_file: YAML file `{dataset: {field: value, …}, …}` with the fields of `DatasetSpec`.
+
+    Raises:
+        SpecError: no description (lists the known names, nearest first), or a faulty file.
+    """
+    known = SPECS | (load_specs(specs_file) if specs_file is not None else {})
+    if name not in known:
+        nearest = difflib.get_close_matches(name, known, n=len(known), cutoff=0.0)
+        raise SpecError(
+            f"--dataset_name: no description of dataset {name!r}; known: {', '.join(nearest)}; describe your own in the file of "
+            "--dataset_specs"
+        )
+    return known[name]
+
+
+def load_specs(path: str | Path) -> dict[str, DatasetSpec]:
+    """The descriptions in a user's YAML file.
+
+    Raises:
+        SpecError: no such file, not YAML, or a faulty description; names the file, the dataset and the field.
+    """
+    path = Path(path).expanduser()
+    try:
+        content = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise SpecError(f"--dataset_specs {path}: cannot be read: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SpecError(f"--dataset_specs {path}: not YAML: {error}") from error
+    if not isinstance(content, dict) or not content:
+        raise SpecError(f"--dataset_specs {path}: expected {{dataset: {{field: value, …}}, …}}, got {_kind(content)}")
+    specs = {}
+    for name, fields in content.items():
+        try:
+            if not isinstance(fields, dict):
+                raise SpecError(f"expected fields and values, got {_kind(fields)}")
+            spec = _from_fields(fields)
+            missing = [field for field in _REQUIRED if field not in fields]
+            if missing:
+                raise SpecError(f"missing {', '.join(missing)}")
+        except SpecError as error:
+            raise SpecError(f"--dataset_specs {path}: {name}: {error}") from error
+        specs[str(name)] = spec
+    return specs
+
+
+def _from_fields(fields: Mapping[str, Any]) -> DatasetSpec:
+    """The description with these values; `SpecError` for an unknown field or a value of another kind."""
+    types = typing.get_type_hints(DatasetSpec)
+    for field in fields:
+        if field not in types:
+            nearest = difflib.get_close_matches(str(field), types, n=1, cutoff=0.0)[0]
+            raise SpecError(f"unknown field {field!r}; did you mean {nearest!r}? The fields are {', '.join(types)}")
+    return DatasetSpec(**{field: _convert(field, value, types[field]) for field, value in fields.items()})
+
+
+def _convert(field: str, value: Any, wanted: Any) -> Any:
+    """`value` as a value of type `wanted`, one of those that the fields of `DatasetSpec` have."""
+    origin, arguments = typing.get_origin(wanted), typing.get_args(wanted)
+    if origin is Literal:
+        if value not in arguments:
+            raise SpecError(f"{field}: expected {_either(arguments)}, got {value!r}")
+        return value
+    if origin is tuple:
+        if not isinstance(value, list):
+            raise SpecError(f"{field}: expected a list, got {_kind(value)}")
+        return tuple(_convert(f"{field}, entry {number}", entry, arguments[0]) for number, entry in enumerate(value))
+    accepted = {str: str, bool: bool, int: int, float: (int, float)}[wanted]
+    # In Python a bool is an int too; in a description it is a mistake.
+    if not isinstance(value, accepted) or (isinstance(value, bool) and wanted is not bool):
+        names = {str: "text", bool: "true or false", int: "a whole number", float: "a number"}
+        raise SpecError(f"{field}: expected {names[wanted]}, got {_kind(value)}")
+    return wanted(value)
+
+
+def _either(values: Iterable[str]) -> str:
+    return " or ".join(repr(value) for value in values)
+
+
+def _kind(value: Any) -> str:
+    return "nothing" if value is None else f"{value!r} ({type(value).__name__})"

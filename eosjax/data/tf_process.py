@@ -1,4 +1,4 @@
-"""TensorFlow in a process of its own, so that the training process never loads it."""
+"""TFDS and TensorFlow in a process of their own, so that the training process never loads them."""
 
 from __future__ import annotations
 

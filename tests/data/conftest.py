@@ -7,13 +7,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from eosjax.data.frames import FrameStore, write_store
+from eosjax.data.frames import FrameStore
+from eosjax.data.frames_build import write_store
 from eosjax.data.loader import SampleSource
+from eosjax.data.mixture import LabelledDataset, Mixture, stored_stats
 from eosjax.data.rlds import Episode
 from eosjax.data.specs import DatasetSpec
-from eosjax.data.stats import compute_stats
 from eosjax.data.substeps import Labels
 from eosjax.data.tokens import demo_tokenizer
+
+INSTRUCTIONS = ("close it", "open it", "push it")
 
 
 def _encoded(pixels: np.ndarray, kind: str = "PNG") -> bytes:
@@ -38,36 +41,51 @@ def _make_episodes(lengths, spec: DatasetSpec, picture=None):
 
 @pytest.fixture(scope="session")
 def make_store(tmp_path_factory):
-    """A function (lengths, picture=None) -> `FrameStore` in a folder of its own, without TensorFlow."""
+    """A function (lengths, picture=None, name="made") -> `FrameStore` in a folder of its own, without TensorFlow."""
 
-    def make(lengths, picture=None) -> FrameStore:
+    def make(lengths, picture=None, name="made") -> FrameStore:
         folder = tmp_path_factory.mktemp("store")
-        write_store(_make_episodes(lengths, DatasetSpec(), picture), "made", folder)
+        write_store(_make_episodes(lengths, DatasetSpec(), picture), name, folder)
         return FrameStore(folder)
 
     return make
 
 
 @pytest.fixture(scope="session")
-def make_source(make_store):
-    """A function (lengths, ends=frames, …) -> `SampleSource` over such a store."""
+def make_dataset(make_store):
+    """A function (lengths, ends=frames, labelled=episodes, …) -> `LabelledDataset` over such a store; its spec's `chunk` can be given."""
 
-    def make(lengths, ends=(), chunk=8, picture=None, episodes=None, **options) -> SampleSource:
-        spec = DatasetSpec(chunk=chunk)
-        store = make_store(lengths, picture)
+    def make(lengths, ends=(), labelled=None, weight=1.0, chunk=8, instructions=INSTRUCTIONS, picture=None, name="made") -> LabelledDataset:
+        store = make_store(lengths, picture, name)
         flags = np.zeros(store.num_frames, bool)
         flags[list(ends)] = True
-        return SampleSource(
-            store=store,
-            labels=Labels((np.arange(store.num_frames) % 3).astype(np.int32), ["close it", "open it", "push it"], flags),
-            stats=compute_stats(store.actions, store.proprio, store.num_episodes, spec.action_mask),
-            tokenizer=demo_tokenizer(),
-            spec=spec,
-            episodes=np.arange(len(lengths)) if episodes is None else np.asarray(episodes),
-            **({"image_size": 8, "num_images": 2, "use_proprio": True} | options),
-        )
+        has_labels = np.isin(np.arange(len(lengths)), np.arange(len(lengths)) if labelled is None else labelled)
+        ids = (np.arange(store.num_frames) % len(instructions)).astype(np.int32)
+        spec = DatasetSpec(chunk=chunk)
+        return LabelledDataset(store, spec, Labels(ids, list(instructions), flags, has_labels), stored_stats(store, spec), weight)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def make_source(make_dataset):
+    """A function (lengths, ends=frames, …) -> `SampleSource` over one such dataset."""
+
+    def make(lengths, ends=(), chunk=8, picture=None, episodes=None, **options) -> SampleSource:
+        mixture = Mixture([make_dataset(lengths, ends, chunk=chunk, picture=picture)])
+        return source_over(mixture, episodes, **options)
+
+    return make
+
+
+def source_over(mixture, episodes=None, **options) -> SampleSource:
+    """The samples of some episodes of a mixture, by default of all, at the size of the tests' images."""
+    return SampleSource(
+        data=mixture,
+        tokenizer=demo_tokenizer(),
+        episodes=np.arange(mixture.num_episodes) if episodes is None else np.asarray(episodes),
+        **({"image_size": 8, "num_images": 2, "use_proprio": True} | options),
+    )
 
 
 @pytest.fixture(scope="session")
