@@ -1,11 +1,14 @@
 """Who may import whom, read from the sources, and what importing the buffer brings with it."""
 
 import ast
+import importlib
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from eosjax import cli
 
 PACKAGE = Path(__file__).parents[1] / "eosjax"
 
@@ -16,6 +19,7 @@ LAYERS = [
     {"evaluation"},
     {"training.metrics", "training.state", "training.optim", "training.step"},
     {"training"},
+    {"cli", "__main__"},
 ]
 FORBIDDEN = {
     "data": {"jax", "flax", "optax", "orbax"},
@@ -26,6 +30,8 @@ FORBIDDEN = {
     "models": {"tensorflow", "tensorflow_datasets", "orbax", "grain"},
     "evaluation": {"jax", "flax", "tensorflow", "tensorflow_datasets", "orbax"},
     "training": {"tensorflow", "tensorflow_datasets"},
+    "cli": {"tensorflow", "tensorflow_datasets"},
+    "__main__": {"tensorflow", "tensorflow_datasets", "jax"},
 }
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 
@@ -83,3 +89,25 @@ def test_one_file_names_pmap():
 def test_the_buffer_comes_alone():
     code = "import sys, eosjax.buffer; print([m for m in ('tensorflow', 'orbax', 'grain', 'matplotlib') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_data_commands_come_without_jax_and_tensorflow():
+    heavy = ("jax", "flax", "tensorflow", "tensorflow_datasets", "matplotlib", "sklearn")
+    code = f"""
+import sys, importlib
+from eosjax.cli import COMMANDS
+assert not any(module.startswith("eosjax.cli.") for module in sys.modules), "a command is loaded before it is called"
+for name in ("prepare", "inspect", "label"):
+    assert name in COMMANDS
+    importlib.import_module("eosjax.cli." + name)
+print([m for m in {heavy} if m in sys.modules])
+"""
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_every_command_is_a_module_with_help():
+    for name in cli.COMMANDS:
+        module = importlib.import_module(f"eosjax.cli.{name}")
+        assert module.__doc__
+        assert callable(module.add_flags)
+        assert callable(module.run)

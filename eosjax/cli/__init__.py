@@ -1,0 +1,58 @@
+"""The command `eosjax`: one module of this package a subcommand, loaded only when it is called.
+
+A command's module has `add_flags(parser)` and `run(args) -> int`, the exit status: 0 for success, others as its help says.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+from eosjax.types import UserError
+
+COMMANDS = {
+    "prepare": "build the frame store of a dataset ahead of its first use",
+    "inspect": "report what is in a dataset, and whether its sub-step labels fit",
+    "label": "make sub-step labels for a pick-and-place dataset that has none",
+    "export": "write the policy of a training run for PyTorch: heads, PEFT adapter or merged checkpoint",
+}
+# 1 is for commands to give a meaning to, so Python's own status of a traceback will not do.
+_USER_ERROR, _DEFECT, _INTERRUPTED, _BROKEN_PIPE = 2, 70, 130, 141
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit status.
+
+    2: something that the user can mend, told on stderr without a traceback; 70: a defect, with one; 130: Ctrl-C.
+    """
+    argv = sys.argv[1:] if argv is None else list(argv)
+    parser = argparse.ArgumentParser(
+        prog="eosjax", description="Data and models whose sub-steps have ends.", epilog="Training: python train.py --help."
+    )
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, summary in COMMANDS.items():
+        subparser = subparsers.add_parser(name, help=summary, allow_abbrev=False)
+        if argv[:1] == [name]:
+            command = importlib.import_module(f"{__name__}.{name}")
+            subparser.description = command.__doc__
+            command.add_flags(subparser)
+            subparser.set_defaults(run=command.run)
+    args = parser.parse_args(argv)
+    try:
+        return args.run(args)
+    except UserError as error:
+        print(f"eosjax {args.command}: {error}", file=sys.stderr)
+        return _USER_ERROR
+    except KeyboardInterrupt:
+        print(f"eosjax {args.command}: interrupted", file=sys.stderr)
+        return _INTERRUPTED
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what Python still has in its buffer
+        return _BROKEN_PIPE
+    except Exception:
+        traceback.print_exc()
+        return _DEFECT

@@ -1,0 +1,102 @@
+"""Writes the policy of a training run in a form that PyTorch code reads: its heads alone, with a PEFT adapter, or as a whole checkpoint.
+
+Every form has action_head, eos_head and proprio_projector in files named as OpenVLA-OFT names them, dataset_statistics.json, and
+eos_calibration.json, which turns raw EOS probabilities into those at the true share of ends. "peft" adds the LoRA adapter, "merged" the
+base model with the adapter (or the trained weights) put in, with tokenizer and configuration: a folder that --vla_path takes, too."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib.util
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from safetensors import SafetensorError
+from tqdm import tqdm
+
+from eosjax.cli.common import add_boolean_flag
+from eosjax.config import DEMO_MODEL
+from eosjax.data.stats import STATS_FILE
+from eosjax.evaluation.calibration import prior_shift
+from eosjax.models.hf import export
+from eosjax.models.hf.pretrained import PARTS, Pretrained
+from eosjax.training.saved import SavedRun, check_base, load_run
+from eosjax.types import UserError
+
+CALIBRATION_FILE = "eos_calibration.json"
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of the command."""
+    parser.add_argument("--checkpoint", type=Path, required=True, metavar="RUN", help="folder of the training run")
+    parser.add_argument("--step", type=int, metavar="N", help="which of its checkpoints (the newest)")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write; it must not exist, or be empty")
+    parser.add_argument("--format", choices=("peft", "merged", "heads"), required=True, help="what to write beside the heads")
+    add_boolean_flag(parser, "--torch", "write the heads as .pt files, which OpenVLA-OFT reads; needs torch (else: safetensors)")
+    parser.add_argument("--max_shard_gb", type=float, default=5.0, metavar="GB", help="largest file of --format merged (%(default)s)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Writes the folder as a whole or not at all."""
+    if args.torch and importlib.util.find_spec("torch") is None:
+        raise UserError("--torch: torch is not installed; install it, or leave the flag out to get safetensors files")
+    if not args.max_shard_gb > 0:
+        raise UserError(f"--max_shard_gb: expected more than 0, got {args.max_shard_gb}")
+    with _new_folder(args.out) as folder:
+        saved = load_run(args.checkpoint, args.step, with_base=False)
+        if args.format == "peft":
+            _write_adapter(saved, folder)
+        if args.format == "merged":
+            _write_merged(saved, folder, int(args.max_shard_gb * 1e9))
+        _write_heads(saved, folder, as_torch=args.torch)
+    print(f"written: {args.out} ({args.format}, step {saved.step})")
+    return 0
+
+
+def _write_heads(run: SavedRun, folder: Path, *, as_torch: bool) -> None:
+    for part in PARTS:
+        if part in run.params:
+            export.write_part(folder, part, run.params[part], run.step, as_torch=as_torch)
+    export.write_json(folder / STATS_FILE, run.statistics)
+    if (eos := run.eos_setting) is not None:
+        shift = prior_shift(eos.trained_prior, eos.true_prior)
+        export.write_json(folder / CALIBRATION_FILE, eos._asdict() | {"logit_shift": shift})
+
+
+def _write_adapter(run: SavedRun, folder: Path) -> None:
+    if "lora" not in run.params:
+        raise UserError("--format peft: the run has no adapter, it was trained with --use_lora False; use --format merged or heads")
+    export.write_adapter(folder, run.params["lora"], run.vla_config, run.config.vla_path)
+
+
+def _write_merged(run: SavedRun, folder: Path, max_bytes: int) -> None:
+    if run.config.vla_path == DEMO_MODEL:
+        raise UserError("--format merged: the demo policy comes from no checkpoint of the PyTorch side; use --format heads")
+    base = Pretrained.open(run.config.vla_path)
+    if "lora" in run.params:
+        check_base(run, base)
+    tensors = export.merged_tensors(base.tensors, run.vla_config, run.params)
+    shown = tqdm(tensors, total=len(base.tensors), desc="writing weights", unit="tensor", disable=not sys.stderr.isatty())
+    export.write_shards(shown, folder, max_bytes)
+    export.copy_files(base.folder, folder)
+
+
+@contextlib.contextmanager
+def _new_folder(out: Path) -> Iterator[Path]:
+    """A folder to fill beside `out`, which takes its place if nothing goes wrong and leaves no trace otherwise."""
+    out = out.absolute()
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"--out {out}: exists; expected a folder that is new or empty")
+    folder = out.with_name(f".{out.name}.{os.getpid()}")
+    try:
+        folder.mkdir(parents=True)
+        yield folder
+        os.replace(folder, out)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"--out {out}: cannot be written: {error}") from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
