@@ -1,4 +1,4 @@
-"""Fine-tunes a policy and its EOS head. Without a flag: the built-in demo. `python train.py --help` lists the flags."""
+"""Fine-tunes a policy and its EOS head: the built-in demo, unless flags say what else. `python train.py --help` lists them."""
 
 import sys
 from pathlib import Path
@@ -7,17 +7,23 @@ from eosjax import config
 from eosjax.types import UserError
 
 DEMO = Path(__file__).parent / "configs" / "demo.yaml"
+# Flags that say what to train on; without any of them it is the demo.
+SUBJECT = {"config_path", "vla_path", "data_root_dir", "dataset_name", "substep_labels_path"}
 
 
 def main(argv: list[str]) -> None:
     """Reads the flags and trains; what the user can mend ends in one line instead of a traceback."""
+    sys.stdout.reconfigure(errors="replace")  # pyright: ignore[reportAttributeAccessIssue]  # a ✓ must not end a run
     try:
-        parsed = config.parse(argv or ["--config_path", str(DEMO)])
+        demo = [] if SUBJECT & config.flag_names(argv) else ["--config_path", str(DEMO)]
+        parsed = config.parse([*demo, *argv])
         from eosjax.training import run  # after the flags: a wrong one is answered before JAX is loaded
 
         run(parsed)
     except UserError as error:
         sys.exit(f"train.py: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -270,8 +270,8 @@ class BalancedBuffer:
 def _check_positive(sizes: Any) -> None:
     for field in dataclasses.fields(sizes):
         size = getattr(sizes, field.name)
-        if size < 1:
-            raise ValueError(f"{field.name}: expected a positive size, got {size}")
+        if not isinstance(size, int) or size < 1:
+            raise ValueError(f"{field.name}: expected a positive integer, got {size!r}")
 
 
 def _specs(state: RingState) -> PyTree:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import re
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import draccus
 import yaml
@@ -20,6 +21,10 @@ from eosjax.types import UserError
 
 DEMO_MODEL = "demo"
 DEMO_DATASET = "eosjax_demo"
+NAMED_MIXTURES = {
+    f"libero_4_task_suites{suffix}": tuple(f"libero_{suite}{suffix}" for suite in ("spatial", "object", "goal", "10"))
+    for suffix in ("", "_no_noops")
+}  # of equal weights
 
 # In the folder of a run
 CONFIG_FILE = "config.yaml"
@@ -31,6 +36,40 @@ class ConfigError(UserError):
     """A configuration that cannot be run; the message says what to change."""
 
 
+class MixtureMember(NamedTuple):
+    """A dataset to train on, and how often its samples are taken beside those of the others."""
+
+    name: str
+    weight: float = 1.0
+
+
+def parse_mixture(text: str) -> tuple[MixtureMember, ...]:
+    """The datasets that `--dataset_name` asks for: one name, a named mixture, or a list `name:weight,name`.
+
+    Raises:
+      ConfigError: an empty or repeated name, or a weight that is not a number above 0.
+    """
+    if text in NAMED_MIXTURES:
+        return tuple(MixtureMember(name) for name in NAMED_MIXTURES[text])
+    members = tuple(_parse_member(part.strip()) for part in text.split(","))
+    names = [member.name for member in members]
+    repeated = next((name for name in names if names.count(name) > 1), None)
+    if repeated:
+        raise ConfigError(f"--dataset_name {text}: {repeated} is named twice; give it one weight")
+    return members
+
+
+def _parse_member(part: str) -> MixtureMember:
+    name, sep, number = part.partition(":")
+    try:
+        weight = float(number) if sep else 1.0
+    except ValueError:
+        weight = 0.0
+    if not name or not 0 < weight < float("inf"):
+        raise ConfigError(f"--dataset_name: expected NAME, or NAME:WEIGHT with a weight above 0, separated by commas; got {part!r}")
+    return MixtureMember(name, weight)
+
+
 @dataclass(frozen=True)
 class TrainConfig:
     """Flags of `train.py`. Without any flag the built-in demo (configs/demo.yaml) is run."""
@@ -38,8 +77,9 @@ class TrainConfig:
     # Model
     vla_path: str = "openvla/openvla-7b"  # policy to fine-tune; `demo` builds a small one with random weights
     use_l1_regression: bool = True  # continuous actions from an L1 regression head (the one action head so far)
-    num_images_in_input: int = 1  # cameras seen by the policy: 1 = primary, 2 = primary and wrist
+    num_images_in_input: int = 1  # cameras seen by the policy: 1 = primary, 2 = primary and wrist, 3 = primary and both wrists
     use_proprio: bool = False  # give the robot state to the policy as one more token
+    vision_heads: str | None = None  # attention heads of the two encoders, as `16,16`: needed only where they are not the published ones
     use_lora: bool = True  # freeze the base and train low-rank adapters (and the heads); False trains everything
     lora_rank: int = 32  # rank of the adapters; alpha is min(rank, 16)
     lora_dropout: float = 0.0  # dropout on the input of the adapters
@@ -48,8 +88,11 @@ class TrainConfig:
 
     # Data
     data_root_dir: Path = Path("datasets/rlds")  # folder that holds the RLDS/TFDS datasets
-    dataset_name: str = "libero_goal_no_noops"  # dataset below data_root_dir; `eosjax_demo` is made on first use
-    substep_labels_path: Path | None = None  # JSON file with the sub-step labels (the demo brings its own)
+    dataset_name: str = "libero_goal_no_noops"  # dataset below data_root_dir, or a mixture `a:2,b`; `eosjax_demo` is made on first use
+    dataset_specs: Path | None = None  # YAML file with the descriptions of your own datasets
+    substep_labels_path: Path | None = None  # sub-step labels: one file, or one a dataset separated by commas (the demo brings its own)
+    substep_labels_format: str = "auto"  # format of the labels; auto: recognised by content
+    allow_unlabelled: bool = False  # leave out episodes without labels instead of refusing them
     cache_dir: Path | None = None  # where the frame store goes; default $EOSJAX_CACHE or ~/.cache/eosjax
     image_aug: bool = True  # random crop and colour changes on training images
     use_val_set: bool = True  # hold out episodes and validate on them
@@ -79,7 +122,7 @@ class TrainConfig:
     lambda_eos: float = 2.0  # weight of the EOS loss: total = L1 + lambda_eos * BCE
     eos_hidden_dim: int = 1024  # width of the EOS head
     eos_dropout: float = 0.1  # dropout in the EOS head
-    eos_threshold: float = 0.5  # probability from which a step counts as an end in the training metrics
+    eos_threshold: float = 0.5  # probability from which a step counts as an end: raw on drawn rows, corrected in validation
     eos_buffer_capacity: int = 50  # hidden states kept per class
     eos_sample_positive: int = 15  # ends drawn for each update
     eos_sample_negative: int = 20  # other steps drawn for each update
@@ -97,12 +140,13 @@ class TrainConfig:
     def __post_init__(self) -> None:
         """Checks what can be checked without touching the disk. Raises `ConfigError`."""
         _check_values(self)
+        _ = self.label_paths, self.encoder_heads  # read dataset_name, too
         _check_eos_counts(self)
         _check_combinations(self)
 
     @property
     def run_dir(self) -> Path:
-        """Folder of this run: made of what tells runs apart, so that two different ones do not meet in one folder."""
+        """Folder of this run, named after what most often tells runs apart; a folder that holds another run is refused, not shared."""
         return self.run_root_dir / (self.run_id_override or _run_id(self))
 
     @property
@@ -113,14 +157,41 @@ class TrainConfig:
         return self.model_dtype
 
     @property
-    def is_demo_data(self) -> bool:
-        """Whether the dataset is the built-in one, which is generated on first use."""
-        return self.dataset_name == DEMO_DATASET
+    def encoder_heads(self) -> tuple[int, int] | None:
+        """`vision_heads` as numbers."""
+        if self.vision_heads is None:
+            return None
+        heads = [int(part) if part.strip().isdecimal() else 0 for part in str(self.vision_heads).split(",")]
+        if len(heads) != 2 or min(heads) < 1:
+            raise ConfigError(f"--vision_heads: expected two positive numbers, as in 16,16; got {self.vision_heads}")
+        return heads[0], heads[1]
+
+    @property
+    def mixture(self) -> tuple[MixtureMember, ...]:
+        """The datasets to train on; `DEMO_DATASET` is generated on first use."""
+        return parse_mixture(self.dataset_name)
+
+    @property
+    def label_paths(self) -> tuple[Path | None, ...]:
+        """Where the labels of each dataset of the mixture come from: a lone file serves all but the demo, which has its own (None).
+
+        Raises `ConfigError` if there are neither one file nor as many as datasets.
+        """
+        names = [member.name for member in self.mixture]
+        if self.substep_labels_path is None:
+            return (None,) * len(names)
+        paths = [Path(part.strip()) for part in str(self.substep_labels_path).split(",")]
+        if len(paths) == len(names):
+            return tuple(paths)
+        if len(paths) == 1:
+            return tuple(None if name == DEMO_DATASET else paths[0] for name in names)
+        raise ConfigError(f"--substep_labels_path: expected one path, or one for each of the {len(names)} datasets; got {len(paths)}")
 
 
 def _run_id(config: TrainConfig) -> str:
     model = Path(config.vla_path).name or config.vla_path
-    parts = [f"{model}+{config.dataset_name}+b{config.batch_size * config.grad_accumulation_steps}"]
+    data = config.dataset_name.replace(",", "+").replace(":", "-").replace(" ", "")
+    parts = [f"{model}+{data}+b{config.batch_size * config.grad_accumulation_steps}"]
     parts.append(f"+lr-{config.learning_rate:g}")
     if config.use_lora:
         parts.append(f"+lora-r{config.lora_rank}+dropout-{config.lora_dropout:g}")
@@ -136,12 +207,13 @@ def _run_id(config: TrainConfig) -> str:
 
 _POSITIVE = (
     "num_images_in_input lora_rank loader_threads batch_size grad_accumulation_steps max_steps learning_rate num_steps_before_decay "
-    "val_freq save_freq keep_checkpoints lambda_eos eos_hidden_dim eos_buffer_capacity eos_sample_positive eos_sample_negative "
+    "val_freq save_freq keep_checkpoints eos_hidden_dim eos_buffer_capacity eos_sample_positive eos_sample_negative "
     "eos_min_positive eos_min_negative log_freq"
 ).split()
-_NOT_NEGATIVE = ("lr_warmup_steps", "num_devices", "seed")
+_NOT_NEGATIVE = ("lr_warmup_steps", "num_devices", "lambda_eos", "seed")
+_LARGEST_SEED = 2**32 - 1  # of a JAX key
 _SHARES = ("lora_dropout", "eos_dropout")
-_CHOICES = {"model_dtype": ("auto", "bfloat16", "float32"), "eos_tune": ("manual", "auto"), "num_images_in_input": (1, 2)}
+_CHOICES = {"model_dtype": ("auto", "bfloat16", "float32"), "eos_tune": ("manual", "auto"), "num_images_in_input": (1, 2, 3)}
 
 
 def _check_values(config: TrainConfig) -> None:
@@ -151,6 +223,14 @@ def _check_values(config: TrainConfig) -> None:
     for name in _NOT_NEGATIVE:
         if getattr(config, name) < 0:
             raise ConfigError(f"--{name} must not be negative, got {getattr(config, name)}")
+    for name in ("learning_rate", "lambda_eos"):
+        if not math.isfinite(getattr(config, name)):
+            raise ConfigError(f"--{name} must be finite, got {getattr(config, name)}")
+    if config.seed > _LARGEST_SEED:
+        raise ConfigError(f"--seed must be at most {_LARGEST_SEED}, got {config.seed}")
+    for name in ("run_id_note", "run_id_override"):
+        if "/" in (getattr(config, name) or "") or getattr(config, name) in ("", ".", ".."):
+            raise ConfigError(f"--{name} must be a plain name, the folder goes into --run_root_dir; got {getattr(config, name)!r}")
     for name in _SHARES:
         if not 0 <= getattr(config, name) < 1:
             raise ConfigError(f"--{name} must be at least 0 and less than 1, got {getattr(config, name)}")
@@ -193,59 +273,6 @@ def _check_combinations(config: TrainConfig) -> None:
         )
 
 
-def check_paths(config: TrainConfig) -> None:
-    """Checks what the run will read and where it will write, before anything is built.
-
-    Raises `ConfigError` for a missing dataset or label file, for a run folder that already holds a run (unless `resume`), and for
-    `resume` without a run to go on from. Whether that run holds a usable checkpoint is for `training.checkpoint` to say.
-    """
-    if not config.is_demo_data:
-        dataset = config.data_root_dir / config.dataset_name
-        if not dataset.is_dir():
-            raise ConfigError(f"no dataset at {dataset}: set --data_root_dir to the folder that holds {config.dataset_name}/")
-    if config.substep_labels_path is not None and not config.substep_labels_path.is_file():
-        raise ConfigError(f"--substep_labels_path {config.substep_labels_path}: no such file")
-    if config.use_substep_eos and config.substep_labels_path is None and not config.is_demo_data:
-        raise ConfigError(
-            "--substep_labels_path is missing: the ends of the sub-steps come from it (or train without them: --use_substep_eos False "
-            "--use_eos_classification False)"
-        )
-    if config.resume:
-        if not _holds_run(config.run_dir):
-            raise ConfigError(
-                f"--resume: {config.run_dir} holds no run to go on from; check --run_root_dir and the flags that name the run"
-            )
-        _check_same_run(load(config.run_dir / CONFIG_FILE), config)
-    elif _holds_run(config.run_dir):
-        raise ConfigError(
-            f"{config.run_dir} already holds a run: go on with it (--resume True), or start another (--run_id_note NAME, "
-            "--run_root_dir DIR)"
-        )
-
-
-def _holds_run(folder: Path) -> bool:
-    """Whether something would be lost; a run that failed before its first numbers may be started again."""
-    metrics, checkpoints = folder / METRICS_FILE, folder / CHECKPOINTS
-    return (metrics.is_file() and metrics.stat().st_size > 0) or (checkpoints.is_dir() and any(checkpoints.iterdir()))
-
-
-# Flags that a resumed run may change without becoming another run.
-_MAY_CHANGE = (
-    "resume max_steps val_freq save_freq keep_checkpoints log_freq loader_threads num_devices data_root_dir substep_labels_path "
-    "cache_dir run_root_dir run_id_note run_id_override use_tensorboard use_wandb wandb_project wandb_entity"
-).split()
-
-
-def _check_same_run(saved: TrainConfig, config: TrainConfig) -> None:
-    changed = [
-        f"--{field.name} is {getattr(config, field.name)}, was {getattr(saved, field.name)}"
-        for field in dataclasses.fields(TrainConfig)
-        if field.name not in _MAY_CHANGE and getattr(config, field.name) != getattr(saved, field.name)
-    ]
-    if changed:
-        raise ConfigError(f"--resume: {config.run_dir} is a run with other flags: " + "; ".join(changed))
-
-
 def parse(argv: Sequence[str]) -> TrainConfig:
     """Reads the flags (`--flag value`, `--flag=value`, `--config_path FILE.yaml` overridden by flags) into a checked config.
 
@@ -254,9 +281,8 @@ def parse(argv: Sequence[str]) -> TrainConfig:
     """
     args = _complete([_spell(arg) for arg in argv])
     known = {field.name for field in dataclasses.fields(TrainConfig)} | {"config_path", "help"}
-    for arg in args:
-        if arg.startswith("--"):
-            _check_known(arg[2:].split("=", 1)[0], known, prefix="--", where="unknown flag")
+    for name in flag_names(args):
+        _check_known(name, known, prefix="--", where="unknown flag")
     for name, value in _config_paths(args):
         _check_file(name, value, known)
     try:
@@ -265,6 +291,11 @@ def parse(argv: Sequence[str]) -> TrainConfig:
         raise
     except Exception as error:  # draccus wraps what __post_init__ raises, at times more than once
         raise ConfigError(_root_message(error)) from error
+
+
+def flag_names(argv: Sequence[str]) -> set[str]:
+    """Names of the flags in a command line, without dashes in front."""
+    return {_spell(arg)[2:].split("=", 1)[0] for arg in argv if arg.startswith("--")}
 
 
 def _spell(arg: str) -> str:
@@ -287,8 +318,9 @@ def _complete(args: list[str]) -> list[str]:
 
 
 def _config_paths(args: Sequence[str]) -> list[tuple[str, str]]:
-    joined = " ".join(args)
-    return [("--config_path", m) for m in re.findall(r"--config_path[= ](\S+)", joined)]
+    flag = "--config_path"
+    paths = [following for arg, following in zip(args, args[1:], strict=False) if arg == flag]
+    return [(flag, path) for path in (*paths, *(arg.removeprefix(flag + "=") for arg in args if arg.startswith(flag + "=")))]
 
 
 def _check_known(name: str, known: set[str], *, prefix: str, where: str) -> None:
@@ -322,8 +354,9 @@ def _root_message(error: BaseException) -> str:
 
 
 def save(config: TrainConfig, path: Path) -> None:
-    """Writes the resolved configuration as YAML; `--config_path` reads it back to an equal one."""
-    path.write_text("".join(f"{name}: {_plain(value)}\n" for name, value in dataclasses.asdict(config).items()))
+    """Writes the resolved configuration as YAML; `--config_path` reads it back to an equal one, `resume` aside."""
+    started = dataclasses.replace(config, resume=False)  # as a recipe, the file describes the run from its start
+    path.write_text("".join(f"{name}: {_plain(value)}\n" for name, value in dataclasses.asdict(started).items()))
 
 
 def _plain(value: object) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from eosjax import config as configs
-from eosjax.config import ConfigError, TrainConfig, check_paths, parse
+from eosjax.config import NAMED_MIXTURES, ConfigError, TrainConfig, parse, parse_mixture
 
 ROOT = Path(__file__).parents[1]
 
@@ -48,7 +48,7 @@ def test_a_file_is_overridden_by_flags(tmp_path):
 
 def test_save_and_load_give_the_same_configuration(tmp_path):
     config = dataclasses.replace(
-        TrainConfig(), substep_labels_path=Path("a b/c.json"), run_id_note="yes", learning_rate=1e-5, resume=True, wandb_entity="null"
+        TrainConfig(), substep_labels_path=Path("a b/c.json"), run_id_note="yes", learning_rate=1e-5, wandb_entity="null"
     )
     configs.save(config, tmp_path / "config.yaml")
     assert configs.load(tmp_path / "config.yaml") == config
@@ -73,7 +73,7 @@ def test_recipes_parse_and_open_with_their_command(recipe):
         ("--eos_threshold 1.5", "--eos_threshold must lie between 0 and 1"),
         ("--model_dtype float16", "--model_dtype must be one of auto, bfloat16, float32, got float16"),
         ("--eos_tune off", "--eos_tune must be one of manual, auto"),
-        ("--num_images_in_input 3", "--num_images_in_input must be one of 1, 2"),
+        ("--num_images_in_input 4", "--num_images_in_input must be one of 1, 2, 3"),
         ("--batch_size eight", "batch_size.*eight"),
         ("--eos_buffer_capcity 50", "unknown flag --eos_buffer_capcity: did you mean --eos_buffer_capacity?"),
         ("--frobnicate 1", "unknown flag --frobnicate; --help lists all"),
@@ -81,6 +81,13 @@ def test_recipes_parse_and_open_with_their_command(recipe):
         ("--use_substep_eos False", "--use_substep_eos False leaves them out"),
         ("--vla_path demo", "add --use_lora False"),
         ("--use_l1_regression False", "only action head"),
+        ("--dataset_name a,b:0", "expected NAME, or NAME:WEIGHT with a weight above 0, separated by commas; got 'b:0'"),
+        ("--dataset_name a:x", "got 'a:x'"),
+        ("--dataset_name a:nan", "got 'a:nan'"),
+        ("--dataset_name a:inf", "got 'a:inf'"),
+        ("--dataset_name a,,b", "got ''"),
+        ("--dataset_name a,b,a:2", "a is named twice"),
+        ("--dataset_name a,b,c --substep_labels_path x,y", "expected one path, or one for each of the 3 datasets; got 2"),
         ("stray", "stray"),
     ],
 )  # fmt: skip
@@ -89,61 +96,35 @@ def test_mistakes_are_named(flags, message):
         parse(flags.split())
 
 
+def test_a_mixture_is_read_from_the_name():
+    assert parse_mixture("one") == (("one", 1.0),)
+    assert parse_mixture("one:2, two,three:0.5") == (("one", 2.0), ("two", 1.0), ("three", 0.5))
+    suites = parse_mixture("libero_4_task_suites_no_noops")
+    assert [name for name, _ in suites] == [f"libero_{suite}_no_noops" for suite in ("spatial", "object", "goal", "10")]
+    assert {weight for _, weight in suites} == {1.0}
+    assert "libero_4_task_suites" in NAMED_MIXTURES
+
+
+def test_each_dataset_of_a_mixture_has_its_labels():
+    config = dataclasses.replace(TrainConfig(), dataset_name="one,eosjax_demo,two:3")
+    assert config.label_paths == (None, None, None)
+    one, each = (dataclasses.replace(config, substep_labels_path=Path(text)) for text in ("all.json", "a.json, b.json,c"))
+    assert one.label_paths == (Path("all.json"), None, Path("all.json"))  # the demo brings its own
+    assert each.label_paths == (Path("a.json"), Path("b.json"), Path("c"))
+    alone = dataclasses.replace(TrainConfig(), dataset_name="eosjax_demo", substep_labels_path=Path("mine.json"))
+    assert alone.label_paths == (Path("mine.json"),)
+
+
+def test_the_folder_of_a_mixture_has_a_plain_name():
+    name = dataclasses.replace(TrainConfig(), dataset_name="one:2, two").run_dir.name
+    assert name.startswith("openvla-7b+one-2+two+b8+")
+
+
 def test_an_unknown_key_of_a_file_is_named_with_the_nearest(tmp_path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("lambda_eoss: 2\n")
     with pytest.raises(ConfigError, match=r"recipe.yaml: unknown key lambda_eoss: did you mean lambda_eos\?"):
         parse(["--config_path", str(recipe)])
-
-
-@pytest.fixture
-def sound(tmp_path):
-    """A configuration whose paths are all there."""
-    (tmp_path / "data" / "libero_goal_no_noops").mkdir(parents=True)
-    labels = tmp_path / "labels.json"
-    labels.write_text("{}")
-    return dataclasses.replace(TrainConfig(), data_root_dir=tmp_path / "data", substep_labels_path=labels, run_root_dir=tmp_path / "runs")
-
-
-class TestPaths:
-    def test_a_sound_configuration_passes(self, sound):
-        check_paths(sound)
-
-    def test_missing_dataset(self, sound):
-        with pytest.raises(ConfigError, match="no dataset at .*elsewhere.*--data_root_dir"):
-            check_paths(dataclasses.replace(sound, data_root_dir=Path("elsewhere")))
-
-    def test_missing_labels(self, sound):
-        with pytest.raises(ConfigError, match="--substep_labels_path no.json: no such file"):
-            check_paths(dataclasses.replace(sound, substep_labels_path=Path("no.json")))
-        with pytest.raises(ConfigError, match="--substep_labels_path is missing"):
-            check_paths(dataclasses.replace(sound, substep_labels_path=None))
-
-    def test_a_folder_with_a_run_is_left_alone(self, sound):
-        leave_a_run(sound)
-        with pytest.raises(ConfigError, match="already holds a run.*--resume True.*--run_id_note"):
-            check_paths(sound)
-
-    def test_a_run_that_never_began_may_be_started_again(self, sound):
-        leave_a_run(sound)
-        (sound.run_dir / "metrics.jsonl").write_text("")
-        check_paths(sound)
-
-    def test_resume_needs_a_run(self, sound):
-        with pytest.raises(ConfigError, match="holds no run to go on from"):
-            check_paths(dataclasses.replace(sound, resume=True))
-
-    def test_resume_takes_the_same_run_only(self, sound):
-        leave_a_run(sound)
-        check_paths(dataclasses.replace(sound, resume=True, max_steps=300_000))
-        with pytest.raises(ConfigError, match="other flags: --lambda_eos is 1.0, was 2.0"):
-            check_paths(dataclasses.replace(sound, resume=True, lambda_eos=1.0))
-
-
-def leave_a_run(config):
-    config.run_dir.mkdir(parents=True)
-    configs.save(config, config.run_dir / "config.yaml")
-    (config.run_dir / "metrics.jsonl").write_text('{"step": 1}\n')
 
 
 def test_help_explains_every_flag():

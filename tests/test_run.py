@@ -159,4 +159,25 @@ def test_labels_that_do_not_fit_stop_it_before_anything_is_written(data_flags, t
     assert process.returncode == 1
     assert "episode" in err
     assert "Traceback" not in err
-    assert not (tmp_path / "runs").exists()
+    assert not (tmp_path / "runs" / "run").exists()
+
+
+def test_a_run_that_diverges_leaves_no_checkpoint_of_it(data_flags, tmp_path):
+    process = start([*data_flags, "--max_steps", "6", "--learning_rate", "1e30", "--save_freq", "1", "--log_freq", "6"], tmp_path / "runs")
+    _, err = process.communicate()
+    assert process.returncode == 1
+    assert "training has diverged by step" in err
+    assert "Traceback" not in err
+    for path in (tmp_path / "runs" / "run" / "checkpoints").glob("[0-9]*"):
+        state, _ = checkpoint(tmp_path / "runs" / "run", int(path.name))
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state["trainable"])), path
+
+
+def test_flags_that_do_not_say_what_to_train_on_vary_the_demo(tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, str(TRAIN), "--resume", "--run_root_dir", str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    _, err = process.communicate()
+    assert process.returncode == 1
+    assert "demo+eosjax_demo" in err
+    assert "holds no run to go on from" in err

@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from eosjax.data.specs import Normalisation
+from eosjax.types import UserError
+
+STATS_FILE = "dataset_statistics.json"
 _MOMENTS = ("mean", "std", "max", "min", "q01", "q99")
+# A dimension is near-constant if its range is at most this share of its largest magnitude, or this small outright.
+_NEAR_CONSTANT, _TINY = 1e-3, 1e-6
+
+
+class StatsError(UserError):
+    """A file of statistics that cannot be used."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -39,6 +51,10 @@ class FieldStats:
             mask=np.ones(values.shape[1], bool) if mask is None else np.asarray(mask, bool),
         )
 
+    def bounds(self, kind: Normalisation) -> tuple[np.ndarray, np.ndarray]:
+        """The values that become -1 and 1, f64 [size] each: the 1 % and 99 % quantiles, or the minimum and maximum."""
+        return (self.q01, self.q99) if kind == "q99" else (self.min, self.max)
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class DatasetStats:
@@ -60,63 +76,101 @@ def compute_stats(actions: np.ndarray, proprio: np.ndarray, num_trajectories: in
     )
 
 
-def normalise(values: np.ndarray, stats: FieldStats) -> np.ndarray:
-    """BOUNDS_Q99 of OpenVLA: [q01, q99] onto [-1, 1], clipped; f32 of the shape of `values` [... size].
+def normalise(values: np.ndarray, stats: FieldStats, kind: Normalisation = "q99") -> np.ndarray:
+    """OpenVLA's BOUNDS_Q99 ("q99") or BOUNDS: the bounds onto [-1, 1], clipped; f32 of the shape of `values` [... size].
 
     Dimensions outside the mask pass unchanged; dimensions that never vary (min = max) become 0.
     """
     values = np.asarray(values, np.float32)
-    q01, width = stats.q01.astype(np.float32), _width(stats).astype(np.float32)
-    scaled = np.clip(2.0 * (values - q01) / width - 1.0, -1.0, 1.0)
+    low, high = stats.bounds(kind)
+    width = (high - low + 1e-8).astype(np.float32)
+    scaled = np.clip(2.0 * (values - low.astype(np.float32)) / width - 1.0, -1.0, 1.0)
     return np.where(stats.min == stats.max, 0.0, np.where(stats.mask, scaled, values)).astype(np.float32)
 
 
-def unnormalise(values: np.ndarray, stats: FieldStats) -> np.ndarray:
-    """Inverse of `normalise` for values between q01 and q99; f64 of the shape of `values` [... size]. Does not clip."""
+def unnormalise(values: np.ndarray, stats: FieldStats, kind: Normalisation = "q99") -> np.ndarray:
+    """Inverse of `normalise` for values between the bounds; f64 of the shape of `values` [... size]. Does not clip."""
     values = np.asarray(values, np.float64)
-    return np.where(stats.mask, 0.5 * (values + 1.0) * _width(stats) + stats.q01, values)
+    low, high = stats.bounds(kind)
+    return np.where(stats.mask, 0.5 * (values + 1.0) * (high - low + 1e-8) + low, values)
 
 
-def _width(stats: FieldStats) -> np.ndarray:
-    return stats.q99 - stats.q01 + 1e-8
+class FieldReport(NamedTuple):
+    """What normalisation does to a field; [size] each."""
+
+    near_constant: np.ndarray  # bool: normalised, though the range is so small that mostly noise would be magnified
+    clipped: np.ndarray  # f64: share of the steps outside the bounds, whose values are lost
 
 
-def save_stats(path: str | Path, name: str, stats: DatasetStats) -> None:
-    """Writes `{name: {action: {mean, std, …, mask}, proprio: {…}, num_transitions, num_trajectories}}` as JSON."""
+def describe(values: np.ndarray, stats: FieldStats, kind: Normalisation = "q99") -> FieldReport:
+    """What `normalise` does to `values` [N size]. Dimensions that are not normalised, or that become 0, are never reported."""
+    low, high = stats.bounds(kind)
+    normalised = stats.mask & (stats.min != stats.max)
+    magnitude = np.maximum(np.abs(stats.min), np.abs(stats.max))
+    near_constant = high - low <= np.maximum(_NEAR_CONSTANT * magnitude, _TINY)
+    # In the precision of the data: a bound that was rounded to float64 is not outside of itself.
+    values = np.asarray(values, np.float32)
+    outside = (values < low.astype(np.float32)) | (values > high.astype(np.float32))
+    return FieldReport(near_constant & normalised, outside.mean(axis=0) * normalised)
 
-    def field(values: FieldStats) -> dict[str, Any]:
-        return {key: getattr(values, key).tolist() for key in (*_MOMENTS, "mask")}
 
-    body = {
-        "action": field(stats.action),
-        "proprio": field(stats.proprio),
-        "num_transitions": stats.num_transitions,
-        "num_trajectories": stats.num_trajectories,
+def stats_to_json(stats: Mapping[str, DatasetStats]) -> dict[str, Any]:
+    """`{dataset: {action: {mean, std, …, mask}, proprio: {…}, num_transitions, num_trajectories}}`, ready for JSON."""
+    return {
+        name: {
+            "action": {key: getattr(each.action, key).tolist() for key in (*_MOMENTS, "mask")},
+            "proprio": {key: getattr(each.proprio, key).tolist() for key in (*_MOMENTS, "mask")},
+            "num_transitions": each.num_transitions,
+            "num_trajectories": each.num_trajectories,
+        }
+        for name, each in stats.items()
     }
-    Path(path).write_text(json.dumps({name: body}, indent=2) + "\n")
+
+
+def save_stats(path: str | Path, stats: Mapping[str, DatasetStats]) -> None:
+    """Writes the statistics of datasets by name as a JSON file (see `stats_to_json`), atomically."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(stats_to_json(stats), indent=2) + "\n")
+    os.replace(temporary, path)
 
 
 def load_stats(path: str | Path, name: str) -> DatasetStats:
     """Reads what `save_stats` or OpenVLA wrote (a missing mask means all dimensions).
 
     Raises:
-        ValueError: not JSON, no statistics of `name`, or a missing field; names the file and what was found.
+        StatsError: no such file, not JSON, no statistics of `name`, a missing field or one of another size; names the file and
+            what was found.
     """
     path = Path(path)
     try:
         datasets = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: not JSON: {error}") from error
-    if name not in datasets:
-        raise ValueError(f"{path}: expected statistics of {name!r}, found those of {', '.join(datasets) or 'none'}")
-
-    def field(key: str) -> FieldStats:
-        values = datasets[name].get(key, {})
-        missing = [moment for moment in _MOMENTS if moment not in values]
-        if missing:
-            raise ValueError(f"{path}: {name}/{key}: missing {', '.join(missing)}; found {', '.join(values) or 'nothing'}")
-        moments = {moment: np.asarray(values[moment], np.float64) for moment in _MOMENTS}
-        return FieldStats(**moments, mask=np.asarray(values.get("mask", [True] * len(moments["q01"])), bool))
-
+    except OSError as error:
+        raise StatsError(f"{path}: unreadable: {error.strerror}") from error
+    except ValueError as error:
+        raise StatsError(f"{path}: not JSON: {error}") from error
+    if not isinstance(datasets, dict) or not isinstance(datasets.get(name), dict):
+        found = ", ".join(datasets) if isinstance(datasets, dict) else ""
+        raise StatsError(f"{path}: expected statistics of {name!r}, found those of {found or 'none'}")
     body = datasets[name]
-    return DatasetStats(field("action"), field("proprio"), int(body["num_transitions"]), int(body["num_trajectories"]))
+    steps, episodes = body.get("num_transitions"), body.get("num_trajectories")
+    if not isinstance(steps, int) or not isinstance(episodes, int):
+        raise StatsError(f"{path}: {name}: num_transitions, num_trajectories: expected whole numbers, got {steps}, {episodes}")
+    action, proprio = (_field(body.get(key), f"{path}: {name}/{key}") for key in ("action", "proprio"))
+    return DatasetStats(action, proprio, steps, episodes)
+
+
+def _field(values: Any, where: str) -> FieldStats:
+    values = values if isinstance(values, dict) else {}
+    missing = [moment for moment in _MOMENTS if moment not in values]
+    if missing:
+        raise StatsError(f"{where}: missing {', '.join(missing)}; found {', '.join(values) or 'nothing'}")
+    try:
+        moments = {moment: np.asarray(values[moment], np.float64) for moment in _MOMENTS}
+    except (TypeError, ValueError) as error:
+        raise StatsError(f"{where}: expected lists of numbers: {error}") from error
+    mask = np.asarray(values.get("mask", [True] * moments["q01"].size), bool)
+    shapes = {key: array.shape for key, array in (moments | {"mask": mask}).items()}
+    if len(set(shapes.values())) != 1 or mask.ndim != 1:
+        raise StatsError(f"{where}: expected lists of one length, got shapes {shapes}")
+    return FieldStats(**moments, mask=mask)

@@ -27,9 +27,10 @@ def summarise(folder: Path, train: SampleSource, val: SampleSource, scores: Fram
       scores: of the EOS head on `val`.
       eos: its priors and threshold.
     """
-    fitted = np.zeros(val.store.num_frames, bool)
+    data = val.data
+    fitted = np.zeros(data.num_frames, bool)
     fitted[train.anchors] = True
-    rules = baselines.rule_scores(val.labels.ends, val.store.actions[:, -1], val.store.episode_starts, fitted)
+    rules = baselines.rule_scores(data.labels.ends, data.gripper, data.episode_starts, fitted)
     on_val = {HEAD: scores.logits, **{name: values[scores.frames] for name, values in rules.items()}}
     precisions = {name: average_precision(scores.ends, values) for name, values in on_val.items()}
     facts = {"episodes": len(val.episodes), "frames": len(scores.frames), "ends": int(scores.ends.sum())}
@@ -51,18 +52,18 @@ def _table(precisions: dict[str, float], episodes: int, frames: int, ends: int) 
 
 def _plot_median_episode(path: Path, val: SampleSource, scores: FrameScores, eos: EosSetting) -> None:
     """The episode whose own average precision is the median of all: neither the best nor the worst that there is to show."""
-    starts = val.store.episode_starts
+    starts = val.data.episode_starts
     spans = [slice(*np.searchsorted(scores.frames, starts[[episode, episode + 1]])) for episode in val.episodes]
     spans = [span for span in spans if scores.ends[span].any()]
     quality = [average_precision(scores.ends[span], scores.logits[span]) for span in spans]
     span = spans[int(np.argsort(quality)[len(quality) // 2])]
     frames, ends = scores.frames[span], scores.ends[span]
-    labels = val.labels
+    data, first = val.data, int(frames[0])
     report.plot_timeline(
         path,
-        f"{val.store.name}, episode {val.store.locate(frames[0])[0]}: {val.store.tasks[val.store.locate(frames[0])[0]]}",
+        f"{data.describe(first).rsplit(',', 1)[0]}: {data.tasks[data.episode_of[first]]}",
         corrected_probability(scores.logits[span], eos.trained_prior, eos.true_prior),
         ends,
-        [labels.instructions[number] for number in labels.instruction_ids[frames]],
-        [images.decode(val.store.images(int(frame))[0]) for frame in frames[ends]],
+        [data.labels.instructions[number] for number in data.labels.instruction_ids[frames]],
+        [images.decode(data.images(int(frame))[0]) for frame in frames[ends]],
     )

@@ -57,7 +57,7 @@ class Checkpoints:
           record: JSON-serialisable facts to keep with it.
           score: validation score, higher is better; None where nothing was validated.
         """
-        content = dict(record) | {"fingerprints": _fetch_fingerprints(state)}
+        content = dict(record) | {"fingerprints": fetch_fingerprints(state)}
         self._manager.save(
             step,
             args=ocp.args.Composite(state=ocp.args.StandardSave(state), record=ocp.args.JsonSave(content)),
@@ -108,7 +108,7 @@ class Checkpoints:
     def _restore(self, step: int, shapes: TrainState) -> tuple[TrainState, dict[str, Any]]:
         args = ocp.args.Composite(state=ocp.args.StandardRestore(shapes), record=ocp.args.JsonRestore())
         restored = self._manager.restore(step, args=args)
-        expected, found = restored["record"].pop("fingerprints"), _fetch_fingerprints(restored["state"])
+        expected, found = restored["record"].pop("fingerprints"), fetch_fingerprints(restored["state"])
         changed = [name for name in found if expected.get(name) != found[name]]
         if changed or expected.keys() != found.keys():
             raise CheckpointError(f"the content of {', '.join(changed[:3]) or 'the state'} is not what was saved")
@@ -133,7 +133,8 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
 
 
-def _fetch_fingerprints(tree: Any) -> dict[str, int]:
+def fetch_fingerprints(tree: Any) -> dict[str, int]:
+    """A number for each array of a tree, by its path; another one if any single element differs."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     values = jax.device_get(_fingerprints([leaf for _, leaf in leaves]))
     return {jax.tree_util.keystr(path): int(value) for (path, _), value in zip(leaves, values, strict=True)}

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import math
-import signal
-import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -15,15 +12,20 @@ import numpy as np
 
 from eosjax import config as configs
 from eosjax.config import ConfigError, TrainConfig
+from eosjax.data.advice import explain_share
 from eosjax.data.loader import EvalLoader, SampleSource, TrainLoader
-from eosjax.data.stats import save_stats
+from eosjax.data.stats import STATS_FILE, save_stats, stats_to_json
 from eosjax.evaluation.summary import summarise
 from eosjax.evaluation.validate import EosSetting, Validation, validate
+from eosjax.models.hf.pretrained import PARTS, Pretrained
 from eosjax.training import metrics, setup
-from eosjax.training.checkpoint import Checkpoints
+from eosjax.training.checkpoint import Checkpoints, fetch_fingerprints
+from eosjax.training.interrupt import stop_signals
 from eosjax.training.logging import Console, MetricWriter, check_wandb, eos_line, waiting_line
 from eosjax.training.parallel import DataParallel, Device, choose_devices
-from eosjax.training.state import Learner, Params, TrainState, init_params, init_state, make_learner, split_params
+from eosjax.training.preflight import check_paths
+from eosjax.training.state import Learner, Params, TrainState, all_finite, init_params, init_state, make_learner, split_params
+from eosjax.training.timing import Clock, Lap
 from eosjax.types import Batch, UserError
 
 
@@ -38,24 +40,23 @@ def run(config: TrainConfig) -> None:
       eosjax.data.rlds.DatasetError, eosjax.data.substeps.LabelError: the data cannot be used.
       eosjax.training.checkpoint.CheckpointError: `resume` without a usable checkpoint.
     """
-    setup.check_model(config)
     check_wandb(config)
-    configs.check_paths(config)
+    check_paths(config)
     devices = choose_devices(config.num_devices)
-    data = setup.open_data(config)
+    policy = setup.PolicySource.open(config)
+    data = setup.open_data(config, policy)
     if config.use_eos_classification:
         setup.check_ends(data)
     share = setup.share_of_ends(data.train)
     config, tuned = setup.tune_counts(config, share)
 
     console = Console(config.max_steps, quiet=jax.process_index() != 0)
-    learner = make_learner(config, setup.vla_config(config, data.spec, data.tokenizer))
-    console.line(f"{len(data.train)} training samples of {len(data.train.episodes)} episodes of {config.dataset_name}")
-    if data.val is not None:
-        console.line(f"{len(data.val)} validation samples of {len(data.val.episodes)} episodes")
+    learner = make_learner(config, policy.vla_config(config, data.mixture.spec))
+    for line in setup.describe_data(data):
+        console.line(line)
     if tuned:
         console.line(tuned)
-    trainer = _Trainer(config, data, share, learner, devices, console)
+    trainer = _Trainer(config, data, share, learner, policy.pretrained, devices, console)
     console.line(f"{len(devices)} {devices[0].platform} device(s), batch {trainer.global_batch}, run {config.run_dir}")
     trainer.train()
 
@@ -69,6 +70,7 @@ class _Trainer:
         data: setup.RunData,
         share: float,
         learner: Learner,
+        pretrained: Pretrained | None,
         devices: list[Device],
         console: Console,
     ) -> None:
@@ -78,21 +80,23 @@ class _Trainer:
         self.global_batch = per_device * len(devices)
         self.with_eos = learner.eos_head is not None
         if self.with_eos:
-            console.line(setup.explain_share(config, share, self.global_batch * data.spec.chunk))
+            rows = self.global_batch * data.mixture.spec.chunk
+            console.line(explain_share(share, rows, config.eos_min_positive, config.eos_min_negative, config.eos_buffer_capacity))
 
         self.parallel = DataParallel(learner, devices)
         self.checkpoints = Checkpoints(config.run_dir / configs.CHECKPOINTS, config.keep_checkpoints)
-        self.state, self.frozen = self._init(learner)
+        self.state, self.frozen = self._init(learner, pretrained)
+        self.base_fingerprints = fetch_fingerprints(self.frozen)
         self.start = self.saved = self._restore() if config.resume else 0
         self.writer = self._open_folder()
-        self.clock = _Clock()
+        self.clock = Clock()
         self.pending: _LogLine | None = None
 
     def train(self) -> None:
         """Makes all updates, then reports; a signal ends it earlier, with a checkpoint."""
         config, validation, step = self.config, None, self.start
         batches = self._batches()
-        with _stop_signals() as stopped, contextlib.closing(self.checkpoints), contextlib.closing(self.writer):
+        with stop_signals() as stopped, contextlib.closing(self.checkpoints), contextlib.closing(self.writer):
             while step < config.max_steps and not stopped:
                 with self.clock.waiting():
                     batch = self.parallel.split(next(batches))
@@ -114,16 +118,29 @@ class _Trainer:
         self.console.close()
         self._finish(step, validation)
 
-    def _init(self, learner: Learner) -> tuple[TrainState, Params]:
+    def _init(self, learner: Learner, pretrained: Pretrained | None) -> tuple[TrainState, Params]:
         init_key, run_key = jax.random.split(jax.random.key(self.config.seed))
         example = self.data.train.batch(np.zeros(1, np.int64))
-        params = jax.jit(lambda key: init_params(learner, example, key))(init_key)
+        params = jax.jit(lambda key: init_params(learner, example, key, with_base=pretrained is None))(init_key)
+        if pretrained is not None:
+            params |= self._load(pretrained, learner, params)
         trainable, frozen = split_params(params)
         parts = {part: sum(leaf.size for leaf in jax.tree.leaves(tree)) for part, tree in trainable.items()}
         listed = ", ".join(f"{part} {size:,}" for part, size in parts.items())
         frozen_size = sum(leaf.size for leaf in jax.tree.leaves(frozen))
         self.console.line(f"trainable parameters: {sum(parts.values()):,} ({listed}); frozen: {frozen_size:,}")
         return self.parallel.replicate(init_state(learner, trainable, run_key)), self.parallel.replicate(frozen)
+
+    def _load(self, pretrained: Pretrained, learner: Learner, fresh: Params) -> Params:
+        """The base weights of a checkpoint on all devices, and those of the `fresh` parts that lie beside them."""
+        base, report = pretrained.load_base(learner.vla.config, lambda array: jax.device_put(array, self.parallel.replicated))
+        self.console.line(f"base weights of {pretrained.folder}: {report}")
+        loaded: Params = {"vla": base}
+        for part in PARTS:
+            if part in fresh and (found := pretrained.load_part(part, fresh[part])):
+                loaded[part], path = found
+                self.console.line(f"{part} from {path.name}")
+        return loaded
 
     def _restore(self) -> int:
         """Replaces the state by the one of the newest whole checkpoint; returns the updates it has made."""
@@ -136,6 +153,10 @@ class _Trainer:
                 f"--resume: the run has seen {record['samples']} samples in {step} updates, but an update now takes {self.global_batch} "
                 "samples, so that the data could not go on where they stopped; keep batch_size x grad_accumulation_steps x devices"
             )
+        if record["base"] != self.base_fingerprints:
+            raise ConfigError(f"--resume: the base weights at --vla_path {self.config.vla_path} are not those that the run began with")
+        if record["statistics"] != stats_to_json(self.data.mixture.stats):
+            raise ConfigError(f"--resume: the data are not those that {self.config.run_dir} was trained on: their statistics differ")
         self.console.line(f"resumed from the checkpoint of step {step}")
         return step
 
@@ -144,7 +165,7 @@ class _Trainer:
         if jax.process_index() == 0:
             folder.mkdir(parents=True, exist_ok=True)
             configs.save(self.config, folder / configs.CONFIG_FILE)
-            save_stats(folder / "dataset_statistics.json", self.config.dataset_name, self.data.stats)
+            save_stats(folder / STATS_FILE, self.data.mixture.stats)
         return MetricWriter(self.config, folder, self.start, enabled=jax.process_index() == 0)
 
     def _batches(self) -> Iterator[Batch]:
@@ -176,10 +197,7 @@ class _Trainer:
             micro_batches=config.grad_accumulation_steps,
         )
         if not math.isfinite(row["train/total_loss"]):
-            raise UserError(
-                f"the loss is {row['train/total_loss']} at step {step}: training has diverged; lower --learning_rate or warm up longer "
-                f"(--lr_warmup_steps). The checkpoints in {config.run_dir} are those before"
-            )
+            raise self._diverged(step)
         row["perf/samples_per_second"] = lap.steps * self.global_batch / lap.seconds
         row["perf/data_wait_share"] = lap.waited / lap.seconds
         self.writer.write(step, row)
@@ -189,15 +207,27 @@ class _Trainer:
             updated = row["train/eos_updated"] > 0
             self.console.line(eos_line(row, positive, negative) if updated else waiting_line(row, config, step))
 
+    def _diverged(self, step: int) -> UserError:
+        return UserError(
+            f"training has diverged by step {step}: the loss or a parameter is not finite; start a run with a lower --learning_rate or "
+            f"a longer --lr_warmup_steps. The checkpoints in {self.config.run_dir} are from before"
+        )
+
+    def _check_finite(self, step: int) -> None:
+        """Raises before anything is scored or saved that training has blown up."""
+        if not all_finite(self.state.trainable):
+            raise self._diverged(step)
+
     def _validate(self, step: int, source: SampleSource) -> Validation:
         self._flush_log()
+        self._check_finite(step)
 
         def predict(batch: Batch) -> Any:
             return jax.device_get(self.parallel.predict(self.state.trainable, self.frozen, self.parallel.split(batch)))
 
         batches = EvalLoader(source, self.local_batch, threads=self.config.loader_threads)
         with self.clock.stopped():
-            result = validate(predict, batches, source.anchors, source.labels.ends, self._eos_setting())
+            result = validate(predict, batches, source.anchors, source.data.labels.ends, self._eos_setting())
         self.writer.write(step, result.row)
         self.console.line("  ".join(f"{name} = {value:.4f}" for name, value in result.row.items()))
         return result
@@ -211,11 +241,14 @@ class _Trainer:
     def _save(self, step: int, validation: Validation | None) -> None:
         """Saves behind everything that was logged up to here, so that a resumed run has the same lines."""
         self._flush_log()
+        self._check_finite(step)
         folder, row = self.config.run_dir, validation.row if validation else {}
         record = {
             "samples": step * self.global_batch,
             "config": (folder / configs.CONFIG_FILE).read_text(),
-            "statistics": json.loads((folder / "dataset_statistics.json").read_text()),
+            "statistics": stats_to_json(self.data.mixture.stats),
+            "share_of_ends": self.share,
+            "base": self.base_fingerprints,
             "validation": row,
         }
         score = row.get("val/eos_average_precision", -row["val/action_loss"]) if row else None
@@ -232,71 +265,9 @@ class _Trainer:
         self.console.line(f"run: {folder}")
 
 
-class _Lap(NamedTuple):
-    steps: int
-    seconds: float
-    waited: float  # seconds spent waiting for data
-
-
 class _LogLine(NamedTuple):
     """A log line whose numbers are still on the device."""
 
     step: int
     values: metrics.Metrics
-    lap: _Lap
-
-
-class _Clock:
-    """Wall time between log lines, without validation and saving."""
-
-    def __init__(self) -> None:
-        self.steps, self._waited, self._mark = 0, 0.0, time.perf_counter()
-
-    @contextlib.contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Counts the time inside as waiting for data."""
-        before = time.perf_counter()
-        yield
-        self._waited += time.perf_counter() - before
-
-    @contextlib.contextmanager
-    def stopped(self) -> Iterator[None]:
-        """Leaves the time inside out."""
-        before = time.perf_counter()
-        yield
-        self._mark += time.perf_counter() - before
-
-    def lap(self) -> _Lap:
-        """The time since the lap before."""
-        now = time.perf_counter()
-        lap = _Lap(self.steps, now - self._mark, self._waited)
-        self.steps, self._waited, self._mark = 0, 0.0, now
-        return lap
-
-
-class _Flag:
-    def __init__(self) -> None:
-        self.raised = False
-
-    def __bool__(self) -> bool:
-        return self.raised
-
-
-@contextlib.contextmanager
-def _stop_signals() -> Iterator[_Flag]:
-    """SIGINT and SIGTERM raise the flag; a second one acts as usual."""
-    flag = _Flag()
-    usual = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def receive(number: int, frame: Any) -> None:
-        flag.raised = True
-        for signal_number, handler in usual.items():
-            signal.signal(signal_number, handler)
-
-    for number in usual:
-        signal.signal(number, receive)
-    try:
-        yield flag
-    finally:
-        for number, handler in usual.items():
-            signal.signal(number, handler)
+    lap: Lap

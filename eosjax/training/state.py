@@ -87,8 +87,10 @@ def make_buffer(config: TrainConfig) -> BalancedBuffer:
     )
 
 
-def init_params(learner: Learner, batch: Batch, rng: jax.Array) -> Params:
-    """Random parameters of all parts, in the dtypes that the modules ask for.
+def init_params(learner: Learner, batch: Batch, rng: jax.Array, *, with_base: bool = True) -> Params:
+    """Random parameters of all parts, in the dtypes that the modules ask for; without the part `vla` unless `with_base`.
+
+    To be jitted: what is not returned is then not computed either.
 
     Args:
       learner: the modules.
@@ -103,7 +105,8 @@ def init_params(learner: Learner, batch: Batch, rng: jax.Array) -> Params:
     params: Params = {}
     if "proprio_projector" in base:
         params["proprio_projector"] = base.pop("proprio_projector")
-    params["vla"] = base
+    if with_base:
+        params["vla"] = base
     if "lora" in variables:
         params["lora"] = variables["lora"]
     config = learner.vla.config
@@ -129,6 +132,12 @@ def vla_variables(params: Params) -> dict[str, Any]:
     if "proprio_projector" in params:
         base["proprio_projector"] = params["proprio_projector"]
     return {"params": base, **({"lora": params["lora"]} if "lora" in params else {})}
+
+
+@jax.jit
+def all_finite(tree: Any) -> jax.Array:
+    """bool []: no number of the tree is NaN or infinite."""
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
 
 
 def init_state(learner: Learner, trainable: Params, rng: jax.Array) -> TrainState:

@@ -1,0 +1,97 @@
+"""What is checked on disk before anything is built: the data is there, and no earlier run is in the way."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+
+from eosjax import config as configs
+from eosjax.config import ConfigError, TrainConfig
+from eosjax.data.substeps import FORMATS
+
+
+def check_paths(config: TrainConfig) -> None:
+    """Checks what the run will read and where it will write, before anything is built.
+
+    Raises `ConfigError` for a missing dataset or label file, for a run folder that already holds a run (unless `resume`), and for
+    `resume` without a run to go on from. Whether that run holds a usable checkpoint is for `training.checkpoint` to say.
+    """
+    if config.dataset_specs is not None and not config.dataset_specs.is_file():
+        raise ConfigError(f"--dataset_specs {config.dataset_specs}: no such file")
+    if config.substep_labels_format not in FORMATS:
+        raise ConfigError(f"--substep_labels_format must be one of {', '.join(FORMATS)}, got {config.substep_labels_format}")
+    for member, labels in zip(config.mixture, config.label_paths, strict=True):
+        _check_dataset(config, member.name, labels)
+    _check_run_folder(config)
+    _check_writable("--run_root_dir", config.run_root_dir)
+    if config.cache_dir is not None:
+        _check_writable("--cache_dir", config.cache_dir)
+
+
+def _check_run_folder(config: TrainConfig) -> None:
+    folder = config.run_dir
+    with_checkpoint, with_log = _is_filled(folder / configs.CHECKPOINTS), _is_filled(folder / configs.METRICS_FILE)
+    if with_log and not with_checkpoint:
+        raise ConfigError(
+            f"{folder} holds the log of a run that ended before its first checkpoint, so nothing can go on from it: delete the folder, "
+            "or start another run (--run_id_note NAME, --run_root_dir DIR)"
+        )
+    if with_checkpoint and not config.resume:
+        raise ConfigError(
+            f"{folder} already holds a run: go on with it (--resume True), or start another (--run_id_note NAME, --run_root_dir DIR)"
+        )
+    if config.resume:
+        if not with_checkpoint:
+            raise ConfigError(f"--resume: {folder} holds no run to go on from; check --run_root_dir and the flags that name the run")
+        if not (folder / configs.CONFIG_FILE).is_file():
+            raise ConfigError(f"--resume: {folder / configs.CONFIG_FILE}: no such file, so that nobody can tell which flags the run had")
+        _check_same_run(configs.load(folder / configs.CONFIG_FILE), config)
+
+
+def _check_writable(flag: str, folder: Path) -> None:
+    try:
+        folder.expanduser().mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{flag} {folder}: cannot be made: {error.strerror}") from error
+    if not os.access(folder.expanduser(), os.W_OK):
+        raise ConfigError(f"{flag} {folder}: no permission to write there")
+
+
+def _check_dataset(config: TrainConfig, name: str, labels: Path | None) -> None:
+    if name != configs.DEMO_DATASET and not (config.data_root_dir / name).is_dir():
+        raise ConfigError(f"no dataset at {config.data_root_dir / name}: set --data_root_dir to the folder that holds {name}/")
+    if labels is not None and not labels.exists():
+        raise ConfigError(f"--substep_labels_path {labels}: no such file")
+    if labels is None and config.use_substep_eos and name != configs.DEMO_DATASET:
+        raise ConfigError(
+            "--substep_labels_path is missing: the ends of the sub-steps come from it (or train without them: --use_substep_eos False "
+            "--use_eos_classification False)"
+        )
+
+
+def _is_filled(path: Path) -> bool:
+    """Whether something would be lost with this file or folder; a run that failed before its first numbers may be started again."""
+    return any(path.iterdir()) if path.is_dir() else path.is_file() and path.stat().st_size > 0
+
+
+# Flags that a resumed run may change without becoming another run. (That batch_size x devices stays is checked with the checkpoint.)
+_MAY_CHANGE = (
+    "resume max_steps val_freq save_freq keep_checkpoints log_freq loader_threads num_devices batch_size data_root_dir dataset_specs "
+    "substep_labels_path substep_labels_format cache_dir run_root_dir run_id_note run_id_override use_tensorboard use_wandb "
+    "wandb_project wandb_entity"
+).split()
+
+
+_TUNED = ("eos_sample_positive", "eos_min_positive")  # what `eos_tune auto` sets, from the data: the run's file has what it chose
+
+
+def _check_same_run(saved: TrainConfig, config: TrainConfig) -> None:
+    free = (*_MAY_CHANGE, *(_TUNED if saved.eos_tune == config.eos_tune == "auto" else ()))
+    changed = [
+        f"--{field.name} is {getattr(config, field.name)}, was {getattr(saved, field.name)}"
+        for field in dataclasses.fields(TrainConfig)
+        if field.name not in free and getattr(config, field.name) != getattr(saved, field.name)
+    ]
+    if changed:
+        raise ConfigError(f"--resume: {config.run_dir} is a run with other flags: " + "; ".join(changed))
