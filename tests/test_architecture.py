@@ -19,6 +19,7 @@ LAYERS = [
     {"evaluation"},
     {"training.metrics", "training.state", "training.optim", "training.step"},
     {"training"},
+    {"serving"},
     {"cli", "__main__"},
 ]
 FORBIDDEN = {
@@ -30,6 +31,7 @@ FORBIDDEN = {
     "models": {"tensorflow", "tensorflow_datasets", "orbax", "grain"},
     "evaluation": {"jax", "flax", "tensorflow", "tensorflow_datasets", "orbax"},
     "training": {"tensorflow", "tensorflow_datasets"},
+    "serving": {"tensorflow", "tensorflow_datasets"},
     "cli": {"tensorflow", "tensorflow_datasets"},
     "__main__": {"tensorflow", "tensorflow_datasets", "jax"},
 }

@@ -1,22 +1,25 @@
-"""Batches of training samples from a frame store, in an order that any batch number can be found in at once."""
+"""Batches of training samples, in an order that any batch number can be found in at once."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator
+import itertools
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from typing import Any
 
 import grain
 import numpy as np
 
 from eosjax.data import images, tokens
-from eosjax.data.frames import FrameStore
-from eosjax.data.specs import DatasetSpec
-from eosjax.data.stats import DatasetStats, normalise
-from eosjax.data.substeps import Labels
-from eosjax.types import Batch
+from eosjax.data.mixture import Mixture
+from eosjax.types import Batch, UserError
 
 _BATCHES_AHEAD = 4
+_SAMPLES_AT_ONCE = 8  # that a thread makes for a training batch, at most
 
 
 def split_episodes(num_episodes: int, val_share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -38,12 +41,30 @@ def split_episodes(num_episodes: int, val_share: float, seed: int) -> tuple[np.n
     return np.sort(order[num_val:]), np.sort(order[:num_val])
 
 
+def split_mixture(mixture: Mixture, val_share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Train and validation episodes of a mixture, i64 each, sorted: each dataset's labelled episodes are split by themselves.
+
+    Raises:
+        UserError: a dataset has too few labelled episodes for its share to be set aside.
+    """
+    sides: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
+    for first, dataset in zip(mixture.first_episodes, mixture.datasets, strict=False):
+        labelled = np.flatnonzero(dataset.labels.labelled)
+        try:
+            parts = split_episodes(len(labelled), val_share, seed)
+        except ValueError as error:
+            raise UserError(f"{dataset.name}: {error}") from error
+        for side, part in zip(sides, parts, strict=True):
+            side.append(first + labelled[part])
+    return np.concatenate(sides[0]), np.concatenate(sides[1])
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class SampleSource:
-    """The samples of some episodes of a store: one for every frame (anchor), also the last of an episode.
+    """The samples of some episodes of a mixture: one for every frame (anchor), also the last of an episode.
 
     Attributes:
-        store, labels, stats, spec: the dataset, its labels, statistics and description.
+        data: the datasets (or the one), joined with their labels.
         tokenizer: of the prompts.
         episodes: i64 [e]: the episodes of this split.
         image_size: height and width of the images in a batch.
@@ -55,11 +76,8 @@ class SampleSource:
         prompt_length: l, ids in a row; None for the shortest that fits every prompt of the labels.
     """
 
-    store: FrameStore
-    labels: Labels
-    stats: DatasetStats
+    data: Mixture
     tokenizer: tokens.PromptTokenizer
-    spec: DatasetSpec
     episodes: np.ndarray
     image_size: int
     num_images: int = 1
@@ -70,8 +88,8 @@ class SampleSource:
     prompt_length: int | None = None
 
     def __post_init__(self) -> None:
-        if not 1 <= self.num_images <= len(self.spec.image_keys):
-            raise ValueError(f"num_images_in_input: {self.store.name}: expected 1 to {len(self.spec.image_keys)}, got {self.num_images}")
+        if not 1 <= self.num_images <= self.data.num_cameras:
+            raise UserError(f"--num_images_in_input: {self.data.name}: expected 1 to {self.data.num_cameras}, got {self.num_images}")
 
     def __len__(self) -> int:
         return len(self.anchors)
@@ -79,14 +97,19 @@ class SampleSource:
     @functools.cached_property
     def anchors(self) -> np.ndarray:
         """i64 [n]: the frame of each sample, episode by episode."""
-        return np.flatnonzero(np.isin(self._episode_of, self.episodes))
+        return np.flatnonzero(np.isin(self.data.episode_of, self.episodes))
+
+    @functools.cached_property
+    def first_samples(self) -> np.ndarray:
+        """i64 [D + 1]: dataset d of the mixture has the samples `first_samples[d]` to `first_samples[d + 1]` (exclusive)."""
+        return np.searchsorted(self.anchors, self.data.frame_starts)
 
     @functools.cached_property
     def length(self) -> int:
         """l, ids in a row."""
         if self.prompt_length is not None:
             return self.prompt_length
-        return self.tokenizer.required_length(self.labels.instructions, self._num_placeholders, self.rephrase)
+        return self.tokenizer.required_length(self.data.labels.instructions, self._num_placeholders, self.rephrase)
 
     def batch(self, indices: np.ndarray, epoch: np.ndarray | None = None) -> Batch:
         """The samples `indices` i64 [b] of this split.
@@ -94,52 +117,39 @@ class SampleSource:
         With `epoch` i64 [b] (training) they are augmented and reworded as the source says, by a generator seeded with
         (seed, epoch, index); without (evaluation) nothing is random. An index of -1 gives a row that is nowhere valid.
         """
+        data = self.data
         anchors = self.anchors[indices]  # -1 takes the last one
         real = indices >= 0
-        episode_last = self.store.episode_starts[self._episode_of[anchors] + 1] - 1
-        frames = anchors[:, None] + np.arange(self.spec.chunk)
+        episode_last = data.episode_starts[data.episode_of[anchors] + 1] - 1
+        frames = anchors[:, None] + np.arange(data.spec.chunk)
         valid = (frames <= episode_last[:, None]) & real[:, None]
         frames = np.minimum(frames, episode_last[:, None])
         epochs = [None] * len(indices) if epoch is None else epoch
         rngs = [self._rng(*sample) for sample in zip(epochs, indices, strict=True)]
         wordings = np.array([self._draw_wording(rng) for rng in rngs])
         input_ids, attn_mask = self._prompts
-        prompts = self.labels.instruction_ids[anchors]
+        prompts = data.labels.instruction_ids[anchors]
         return Batch(
             images=np.stack([self._images(frame, rng) for frame, rng in zip(anchors, rngs, strict=True)]),
             input_ids=input_ids[prompts, wordings],
             attn_mask=attn_mask[prompts, wordings],
-            proprio=self._proprio[anchors],
-            actions=self._actions[frames],
-            eos=(self.labels.ends[frames] & valid).astype(np.float32),
+            proprio=data.proprio[anchors][:, : None if self.use_proprio else 0],
+            actions=data.actions[frames],
+            eos=(data.labels.ends[frames] & valid).astype(np.float32),
             valid=valid,
             key=np.where(real, indices, -1).astype(np.int32),
         )
 
     @property
     def _num_placeholders(self) -> int:
-        return self.spec.chunk * self.spec.action_size
-
-    @functools.cached_property
-    def _episode_of(self) -> np.ndarray:
-        return np.repeat(np.arange(self.store.num_episodes), np.diff(self.store.episode_starts))
-
-    @functools.cached_property
-    def _actions(self) -> np.ndarray:
-        return normalise(self.store.actions, self.stats.action)
-
-    @functools.cached_property
-    def _proprio(self) -> np.ndarray:
-        if not self.use_proprio:
-            return np.zeros((self.store.num_frames, 0), np.float32)
-        return normalise(self.store.proprio, self.stats.proprio)
+        return self.data.spec.chunk * self.data.spec.action_size
 
     @functools.cached_property
     def _prompts(self) -> tuple[np.ndarray, np.ndarray]:
         """input_ids and attn_mask [instructions, wordings, l]; wording 0 is the evaluation prompt."""
-        texts = [text for instruction in self.labels.instructions for text in tokens.wordings(instruction, self.rephrase)]
+        texts = [text for instruction in self.data.labels.instructions for text in tokens.wordings(instruction, self.rephrase)]
         input_ids, attn_mask = self.tokenizer.encode(texts, self.length, self._num_placeholders)
-        shape = (len(self.labels.instructions), -1, self.length)
+        shape = (len(self.data.labels.instructions), -1, self.length)
         return input_ids.reshape(shape), attn_mask.reshape(shape)
 
     def _rng(self, epoch: int | None, index: int) -> np.random.Generator | None:
@@ -153,21 +163,74 @@ class SampleSource:
     def _images(self, frame: int, rng: np.random.Generator | None) -> np.ndarray:
         """u8 [v h w 3] of a frame."""
         views = []
-        for key, data in zip(self.spec.image_keys[: self.num_images], self.store.images(int(frame)), strict=False):
+        for view, encoded in enumerate(self.data.images(int(frame))[: self.num_images]):
             try:
-                image = images.resize(images.decode(data), self.image_size)
+                image = images.decode(encoded)
             except images.ImageError as error:
-                episode, step = self.store.locate(frame)
-                raise images.ImageError(f"{self.store.name}: episode {episode}, step {step}, {key}: {error}") from error
-            if self.image_aug:
-                image = images.centre_crop(image) if rng is None else images.augment(image, rng)
-            views.append(image)
+                raise images.ImageError(f"{self.data.describe(int(frame), view)}: {error}") from error
+            if not self.image_aug:
+                views.append(images.resize(image, self.image_size))
+            elif rng is None:
+                views.append(images.centre_crop(image, self.image_size))
+            else:
+                views.append(images.augment(image, self.image_size, rng))
         return np.stack(views)
+
+
+def interleave(position: int, shares: Sequence[int]) -> tuple[int, int]:
+    """Which of several endless sequences gives the element at `position` of their mixture, and its place there.
+
+    Every `sum(shares)` elements hold exactly `shares[d]` of sequence d, spread evenly: the first sequence takes its share of the
+    positions, and what it leaves is one position after the other of the mixture of the rest.
+    """
+    rest = sum(shares)
+    for number, share in enumerate(shares):
+        taken = position * share // rest  # of this sequence, before `position`
+        if (position + 1) * share // rest > taken:
+            return number, taken
+        position -= taken
+        rest -= share
+    raise ValueError(f"shares: expected whole numbers above 0, got {list(shares)}")
+
+
+class TrainingOrder:
+    """The endless order of a source's samples. Every epoch of a dataset is a permutation of its samples, another one each time.
+
+    A dataset's share of the samples is proportional to its weight times its number of samples, so that datasets of equal weight
+    come to the ends of their epochs together. (The original's meaning of weights; there the order is drawn at random.)
+    """
+
+    def __init__(self, source: SampleSource, seed: int):
+        """Raises `UserError` if a dataset has no sample in the source."""
+        bounds = source.first_samples.tolist()
+        self._sizes = np.diff(bounds).tolist()
+        for dataset, size in zip(source.data.datasets, self._sizes, strict=True):
+            if not size:
+                raise UserError(f"{dataset.name}: no sample in the episodes to train on")
+        self._permutations = [
+            grain.MapDataset.range(first, last).shuffle(seed=(seed + number) % 2**32).repeat()
+            for number, (first, last) in enumerate(itertools.pairwise(bounds))
+        ]
+        self._shares = _whole_shares([dataset.weight for dataset in source.data.datasets], self._sizes)
+
+    def __getitem__(self, position: int) -> tuple[int, int]:
+        """The sample at a position, and the epoch of its dataset."""
+        dataset, place = interleave(position, self._shares)
+        sample: Any = self._permutations[dataset][place]
+        return sample, place // self._sizes[dataset]
+
+
+def _whole_shares(weights: Sequence[float], sizes: Sequence[int]) -> list[int]:
+    """Samples of each dataset in the shortest stretch that has whole numbers of them."""
+    shares = [Fraction(weight).limit_denominator(10**6) * size for weight, size in zip(weights, sizes, strict=True)]
+    unit = math.lcm(*(share.denominator for share in shares))
+    whole = [int(share * unit) for share in shares]
+    return [share // math.gcd(*whole) for share in whole]
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainLoader:
-    """Batches without end: every epoch is a permutation of all samples, another one each time.
+    """Batches without end, in the `TrainingOrder` of the source.
 
     Each iteration begins at batch `start_batch` without reading what comes before it, and gives from there on the
     batches of an uninterrupted run, bit for bit. Several processes take consecutive parts of each global batch, so that
@@ -190,27 +253,25 @@ class TrainLoader:
     process_count: int = 1
     threads: int = 4
 
-    def __post_init__(self) -> None:
-        if not len(self.source):
-            raise ValueError(f"{self.source.store.name}: no sample in the {len(self.source.episodes)} episodes to train on")
-
     def __iter__(self) -> Iterator[Batch]:
-        num_samples = len(self.source)
-        dataset = (
-            grain.MapDataset.range(num_samples)
-            .shuffle(seed=self.seed)
-            .repeat()
-            .map_with_index(lambda position, index: np.array([index, position // num_samples]))
-            .batch(self.batch_size * self.process_count)
-            .map(self._local_batch)
-        )
-        iterator = iter(dataset.to_iter_dataset(grain.ReadOptions(self.threads, _BATCHES_AHEAD)))
-        iterator.set_state({"next_index": self.start_batch})
-        return iterator
+        order = TrainingOrder(self.source, self.seed)
+        # A thread makes a part of a batch at a time: the first batch is there as soon as all of them have worked on it.
+        size = math.gcd(self.batch_size, _SAMPLES_AT_ONCE)
+        parts = self.batch_size // size
 
-    def _local_batch(self, rows: np.ndarray) -> Batch:
-        mine = rows[self.process_index * self.batch_size :][: self.batch_size]
-        return self.source.batch(mine[:, 0], epoch=mine[:, 1])
+        def part(number: int) -> Batch:
+            batch, within = divmod(number, parts)
+            first = (batch * self.process_count + self.process_index) * self.batch_size + within * size
+            samples = np.array([order[position] for position in range(first, first + size)])
+            return self.source.batch(samples[:, 0], epoch=samples[:, 1])
+
+        dataset = grain.MapDataset.range(self.start_batch * parts, sys.maxsize).map(part)
+        ahead = grain.ReadOptions(self.threads, _BATCHES_AHEAD * parts)
+        return iter(dataset.to_iter_dataset(ahead).batch(parts, batch_fn=_concatenate))
+
+
+def _concatenate(parts: Sequence[Batch]) -> Batch:
+    return Batch(*(np.concatenate(fields) for fields in zip(*parts, strict=True)))
 
 
 @dataclasses.dataclass(frozen=True)

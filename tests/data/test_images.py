@@ -16,7 +16,7 @@ def encoded(pixels: np.ndarray, kind: str) -> bytes:
 
 @pytest.fixture
 def noise():
-    return np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
+    return np.random.default_rng(0).integers(0, 256, (24, 24, 3), dtype=np.uint8)
 
 
 def test_decode_png_exactly_and_jpeg_nearly(noise):
@@ -50,6 +50,15 @@ def test_resize_leaves_the_right_size_alone_and_is_antialiased():
     assert np.abs(small.astype(float) - 127.5).max() < 20
 
 
+@pytest.mark.parametrize("shape", [(256, 256), (40, 30), (9, 300), (3, 2)])
+@pytest.mark.parametrize("size", [224, 31])
+def test_resize_is_lanczos_resampling(shape, size):
+    """As Pillow does it, which rounds and clips after each axis too: the values stay far from the ends of the range."""
+    pixels = np.random.default_rng(0).integers(100, 156, (*shape, 3), dtype=np.uint8)
+    expected = np.asarray(Image.fromarray(pixels).resize((size, size), Image.Resampling.LANCZOS))
+    assert np.abs(images.resize(pixels, size).astype(int) - expected).max() <= 2
+
+
 def crop_and_resize(image: np.ndarray, top: float, left: float) -> np.ndarray:
     """Bilinear samples at the definition of `tf.image.crop_and_resize`: the box's corners on pixel centres."""
     side = np.sqrt(images.CROP_AREA)
@@ -68,13 +77,31 @@ def crop_and_resize(image: np.ndarray, top: float, left: float) -> np.ndarray:
 @pytest.mark.parametrize("place", [0.0, 0.3, 1.0])
 def test_crop_is_that_of_tensorflow(noise, place):
     margin = place * (1.0 - np.sqrt(images.CROP_AREA))
-    expected = crop_and_resize(noise, margin, 0.01)
-    assert np.abs(images._crop(noise, margin, 0.01) - expected).max() <= 1.5  # Pillow rounds after each axis
+    cropped = images._crop(noise, 24, margin, 0.01)
+    np.testing.assert_allclose(np.moveaxis(cropped, 0, -1), crop_and_resize(noise, margin, 0.01), atol=1e-3)
+
+
+@pytest.mark.parametrize(("shape", "size"), [((40, 60), 32), ((20, 20), 50)])
+def test_crop_of_another_size_is_that_of_the_resized_image(shape, size):
+    """Up to the rounding in between; the values stay far from the ends of the range."""
+    pixels = np.random.default_rng(1).integers(100, 156, (*shape, 3), dtype=np.uint8)
+    expected = crop_and_resize(images.resize(pixels, size), 0.02, 0.04)
+    cropped = images._crop(pixels, size, 0.02, 0.04)
+    assert cropped.shape == (3, size, size)
+    assert np.abs(np.moveaxis(cropped, 0, -1) - expected).max() <= 0.5 + 1e-3
+
+
+def test_a_resampled_edge_stays_in_the_range():
+    edge = np.zeros((32, 32, 3), np.uint8)
+    edge[16:] = 255
+    for resampled in (images.resize(edge, 20), images.centre_crop(edge, 20)):
+        assert np.diff(resampled[::19, :, 0].astype(int), axis=0).min() == 255
+        assert (resampled[:8] < 30).all()  # below 0 would wrap round
 
 
 def test_centre_crop_is_in_the_centre(noise):
     margin = (1.0 - np.sqrt(0.9)) / 2
-    assert np.abs(images.centre_crop(noise) - crop_and_resize(noise, margin, margin)).max() <= 1.5
+    assert np.abs(images.centre_crop(noise, 24) - crop_and_resize(noise, margin, margin)).max() <= 0.5 + 1e-3
 
 
 @pytest.mark.parametrize(("saturation", "turn"), [(1.0, 0.0), (0.8, 0.05), (1.2, -0.05), (1.15, 0.02)])
@@ -87,22 +114,40 @@ def test_saturation_and_hue_are_those_of_hsv(noise, saturation, turn):
     for place in np.ndindex(*pixels.shape[:2]):
         hue, colour, value = colorsys.rgb_to_hsv(*map(float, pixels[place]))
         expected[place] = colorsys.hsv_to_rgb((hue + turn) % 1.0, min(1.0, colour * saturation), value)
-    adjusted = images._adjust_saturation_and_hue(np.moveaxis(pixels, -1, 0), saturation, turn)
+    adjusted = np.moveaxis(pixels, -1, 0) * np.float32(255)
+    images._adjust_saturation_and_hue(adjusted, saturation, turn)
+    adjusted /= 255
     np.testing.assert_allclose(np.moveaxis(adjusted, 0, -1), expected, atol=2e-6)
 
 
 def test_augmentation_is_the_generators(noise):
-    first, again, other = (images.augment(noise, np.random.default_rng(seed)) for seed in (3, 3, 4))
+    before = noise.copy()
+    first, again, other = (images.augment(noise, 24, np.random.default_rng(seed)) for seed in (3, 3, 4))
     assert first.shape == noise.shape
     assert first.dtype == np.uint8
     assert first.flags.c_contiguous
     np.testing.assert_array_equal(first, again)
+    np.testing.assert_array_equal(noise, before)
     assert (first != other).any()
+
+
+def test_augmentation_takes_its_operations_in_the_originals_order(monkeypatch, noise):
+    monkeypatch.setattr(images, "_BLOCK_ROWS", 7)
+    rng = np.random.default_rng(9)
+    top, left = rng.uniform(0.0, 1.0 - np.sqrt(0.9), 2)
+    brightness, contrast, saturation, turn = (rng.uniform(*span) for span in ((-0.2, 0.2), (0.8, 1.2), (0.8, 1.2), (-0.05, 0.05)))
+    pixels = np.clip(crop_and_resize(noise, top, left) / 255 + brightness, 0, 1)
+    mean = pixels.mean(axis=(0, 1))
+    pixels = np.clip((pixels - mean) * contrast + mean, 0, 1)
+    for place in np.ndindex(*pixels.shape[:2]):
+        hue, colour, value = colorsys.rgb_to_hsv(*map(float, pixels[place]))
+        pixels[place] = colorsys.hsv_to_rgb((hue + turn) % 1.0, min(1.0, colour * saturation), value)
+    assert np.abs(images.augment(noise, 24, np.random.default_rng(9)) - pixels * 255).max() <= 0.51
 
 
 def test_augmentation_of_flat_grey_is_only_brightness():
     grey = np.full((16, 16, 3), 100, np.uint8)
-    values = [images.augment(grey, np.random.default_rng(seed)) for seed in range(60)]
+    values = [images.augment(grey, 16, np.random.default_rng(seed)) for seed in range(60)]
     assert all((value == value[0, 0, 0]).all() for value in values)
     levels = np.array([value[0, 0, 0] for value in values])
     assert levels.min() >= 100 - 51

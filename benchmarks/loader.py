@@ -1,0 +1,196 @@
+"""How fast does the data come? eosjax's loader beside a plain `tf.data` pipeline over the same TFRecords.
+
+    python benchmarks/loader.py
+    python benchmarks/loader.py --samples 5000 --rounds 1
+    python benchmarks/loader.py --data_root_dir DIR
+
+The work: samples of two 256-pixel JPEG images, resized to 224 (Lanczos, antialiased) and augmented, with prompt ids, proprio and a chunk of
+actions, in batches of 64. Both contenders run one after the other on the same cores, each in a process of its own. Without
+`--data_root_dir` (a folder that holds libero_goal_no_noops/) a dataset is written to a cache folder first, and kept there.
+
+* samples/s: median over windows of 10 batches, the first 5 batches left out.
+* CPU ms a sample: of all threads together, which other load on the machine hardly changes.
+* RSS growth: the largest resident set while the samples are read, over that before the first batch was asked for.
+* first batch: from nothing but imported modules to the first batch, at the beginning and resumed behind all the samples. eosjax computes
+  where that is; tf.data reads everything before it once more, though it need not decode the images.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+BATCH, WINDOW, WARM_UP, SEED = 64, 10, 5, 7
+NAME = "libero_goal_no_noops"
+ROOT = Path(__file__).resolve().parents[1]
+Make = Callable[[int], Iterator[Any]]  # number of a batch -> the batches from there on
+
+
+def eosjax_batches(args: argparse.Namespace) -> Make:
+    """The batches of eosjax's `TrainLoader`."""
+    import numpy as np
+
+    from eosjax.data.frames import open_store
+    from eosjax.data.loader import SampleSource, TrainLoader
+    from eosjax.data.mixture import LabelledDataset, Mixture, stored_stats
+    from eosjax.data.specs import spec_for
+    from eosjax.data.substeps import task_labels
+    from eosjax.data.tokens import demo_tokenizer
+
+    def make(start: int) -> Iterator[Any]:
+        spec = spec_for(NAME)
+        store = open_store(args.data_root_dir, NAME, spec, args.cache_dir)
+        data = Mixture([LabelledDataset(store, spec, task_labels(store), stored_stats(store, spec))])
+        source = SampleSource(
+            data, demo_tokenizer(), np.arange(store.num_episodes), image_size=224, num_images=2, use_proprio=True, image_aug=True
+        )
+        return iter(TrainLoader(source, BATCH, SEED, start_batch=start, threads=args.threads))
+
+    return make
+
+
+def tf_batches(args: argparse.Namespace) -> Make:
+    """The batches of the `tf.data` pipeline; it is given the prompt ids and the bounds of the actions."""
+    import numpy as np
+    from loader_tf import batches
+
+    with np.load(args.cache_dir / "for_tf.npz") as arrays:
+        prompts = (arrays["tasks"].tolist(), arrays["input_ids"])
+        bounds = (arrays["low"], arrays["high"])
+    return lambda start: batches(Path(args.data_root_dir), NAME, prompts, bounds, BATCH, start, SEED)
+
+
+def prepare(args: argparse.Namespace) -> None:
+    """Builds the frame store and leaves what the `tf.data` pipeline is given."""
+    import numpy as np
+
+    from eosjax.data.frames import open_store
+    from eosjax.data.mixture import stored_stats
+    from eosjax.data.specs import spec_for
+    from eosjax.data.tokens import demo_tokenizer, evaluation_prompt
+
+    spec = spec_for(NAME)
+    store = open_store(args.data_root_dir, NAME, spec, args.cache_dir)
+    stats = stored_stats(store, spec).action
+    tasks = sorted(set(store.tasks))
+    tokenizer = demo_tokenizer()
+    length = tokenizer.required_length([task.lower() for task in tasks], spec.chunk * spec.action_size)
+    input_ids, _ = tokenizer.encode([evaluation_prompt(task) for task in tasks], length, spec.chunk * spec.action_size)
+    np.savez(args.cache_dir / "for_tf.npz", tasks=tasks, input_ids=input_ids, low=stats.q01, high=stats.q99)
+
+
+def measure(make: Make, samples: int) -> dict[str, Any]:
+    """Reads `samples` samples in this process and tells how it went."""
+    before = peak = _resident_mb()
+    began = time.perf_counter()
+    batches = make(0)
+    next(batches)
+    first = time.perf_counter() - began
+    for _ in range(WARM_UP):
+        next(batches)
+    windows = max(samples // (BATCH * WINDOW), 1)
+    rates, cpu_began = [], time.process_time()
+    for _ in range(windows):
+        began = time.perf_counter()
+        for _ in range(WINDOW):
+            next(batches)
+            peak = max(peak, _resident_mb())
+        rates.append(BATCH * WINDOW / (time.perf_counter() - began))
+    cpu = (time.process_time() - cpu_began) / (windows * WINDOW * BATCH)
+    return {"rate": statistics.median(rates), "cpu": 1e3 * cpu, "growth": peak - before, "cold": first}
+
+
+def measure_resume(make: Make, samples: int) -> dict[str, Any]:
+    """Time to the first batch behind `samples` samples in this process."""
+    began = time.perf_counter()
+    next(make(samples // BATCH))
+    return {"resumed": time.perf_counter() - began}
+
+
+def _resident_mb() -> float:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+CONTENDERS = {"eosjax": eosjax_batches, "tf.data": tf_batches}
+ROWS = {
+    "rate": ("samples/s", "{:.0f}", "x{:.2f}"),
+    "cpu": ("CPU ms a sample", "{:.2f}", "x{:.2f}"),
+    "growth": ("RSS growth, MB", "{:.0f}", "x{:.2f}"),
+    "cold": ("first batch, cold, s", "{:.2f}", "x{:.2f}"),
+    "resumed": ("first batch, resumed, s", "{:.2f}", "x{:.2f}"),
+}
+
+
+def run_child(args: argparse.Namespace, task: str) -> dict[str, Any]:
+    """Runs one task of this file in a process of its own and returns what it found out."""
+    command = [sys.executable, __file__, "--task", task, "--data_root_dir", str(args.data_root_dir), "--cache_dir", str(args.cache_dir)]
+    command += ["--samples", str(args.samples), "--frames", str(args.frames), "--threads", str(args.threads)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    child = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(child.stdout.splitlines()[-1])
+
+
+def do_task(args: argparse.Namespace) -> dict[str, Any]:
+    """The work of a child process."""
+    if args.task == "synthesise":
+        from loader_tf import synthesise
+
+        synthesise(args.data_root_dir, args.frames)
+        return {}
+    if args.task == "prepare":
+        prepare(args)
+        return {}
+    contender, kind = args.task.split()
+    return (measure if kind == "run" else measure_resume)(CONTENDERS[contender](args), args.samples)
+
+
+def main(args: argparse.Namespace) -> None:
+    """Measures all contenders `--rounds` times in turn and prints medians."""
+    args.cache_dir = args.cache_dir or Path(tempfile.gettempdir()) / "eosjax_loader_benchmark"
+    args.cache_dir.mkdir(parents=True, exist_ok=True)
+    if args.data_root_dir is None:
+        args.data_root_dir = args.cache_dir / f"rlds-{args.frames}"
+        if not args.data_root_dir.exists():
+            final, args.data_root_dir = args.data_root_dir, args.cache_dir / f".rlds-{os.getpid()}"
+            print(f"writing {args.frames} frames to {final}", flush=True)
+            run_child(args, "synthesise")
+            os.replace(args.data_root_dir, final)
+            args.data_root_dir = final
+    run_child(args, "prepare")
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in CONTENDERS}
+    for _, name in itertools.product(range(args.rounds), CONTENDERS):
+        found[name].append(run_child(args, f"{name} run") | run_child(args, f"{name} resume"))
+        print(name, {key: round(value, 2) for key, value in found[name][-1].items()}, flush=True)
+    cores = len(os.sched_getaffinity(0))
+    print(f"\n{args.samples} samples, batch {BATCH}, {cores} cores, medians of {args.rounds} round(s)")
+    print(f"{'':<26}" + "".join(f"{name:>12}" for name in CONTENDERS) + f"{'ratio':>12}")
+    for key, (title, number, ratio) in ROWS.items():
+        ours, theirs = (statistics.median(each[key] for each in found[name]) for name in CONTENDERS)
+        print(f"{title:<26}{number.format(ours):>12}{number.format(theirs):>12}{ratio.format(ours / theirs):>12}")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data_root_dir", type=Path, help=f"folder that holds {NAME}/ as TFRecord; default: one is written")
+    parser.add_argument("--cache_dir", type=Path, help="folder of what is written; default: in the system's temporary folder")
+    parser.add_argument("--samples", type=int, default=20_000, help="samples that each contender reads")
+    parser.add_argument("--frames", type=int, default=20_000, help="frames of the dataset that is written")
+    parser.add_argument("--threads", type=int, default=4, help="threads of eosjax's loader")
+    parser.add_argument("--rounds", type=int, default=1, help="how often each contender is measured")
+    parser.add_argument("--task", help=argparse.SUPPRESS)
+    parsed = parser.parse_args()
+    if parsed.task:
+        print(json.dumps(do_task(parsed)))
+    else:
+        main(parsed)
