@@ -95,9 +95,9 @@ def same(a, b):
 
 @pytest.fixture(scope="module")
 def whole(data_flags, tmp_path_factory):
-    """(output, folder) of a run of 12 steps that nothing interrupts."""
+    """(output, folder) of a run of 24 steps that nothing interrupts."""
     root = tmp_path_factory.mktemp("whole") / "runs"
-    return finish(start([*data_flags, "--max_steps", "12"], root)), root / "run"
+    return finish(start([*data_flags, "--max_steps", "24"], root)), root / "run"
 
 
 def test_a_run_leaves_what_it_promises(whole):
@@ -113,28 +113,28 @@ def test_a_run_leaves_what_it_promises(whole):
     training, validation = [{k: v for r in last for k, v in r.items() if k.startswith(kind)} for kind in ("train/", "val/")]
     assert {"train/action_loss", "train/eos_loss", "train/eos_updated", "train/eos_buffer_positive", "train/eos_grad_norm"} <= set(training)
     assert {"val/action_loss", "val/eos_average_precision", "val/eos_prior"} <= set(validation)
-    assert [row["step"] for row in last if "train/action_loss" in row] == [2, 4, 6, 8, 10, 12]
+    assert [row["step"] for row in last if "train/action_loss" in row] == list(range(2, 25, 2))
     assert "\r" not in output  # no progress bar where there is no terminal
 
 
 def test_killed_and_resumed_is_the_same_run_bit_for_bit(whole, data_flags, tmp_path):
     _, uninterrupted = whole
     root = tmp_path / "runs"
-    flags = [*data_flags, "--max_steps", "12"]
+    flags = [*data_flags, "--max_steps", "24"]
     process = start(flags, root)
-    read_until(process, "step 8/12")
+    read_until(process, "step 8/24")
     process.send_signal(signal.SIGKILL)
     process.communicate()
     kept = [int(path.name) for path in (root / "run" / "checkpoints").iterdir() if path.name.isdigit()]
     assert kept
-    assert max(kept) < 12
+    assert max(kept) < 24
     output = finish(start([*flags, "--resume"], root))
     assert "resumed from the checkpoint of step" in output
     assert rows(root / "run") == rows(uninterrupted)
-    (state, record), (expected_state, expected_record) = checkpoint(root / "run", 12), checkpoint(uninterrupted, 12)
+    (state, record), (expected_state, expected_record) = checkpoint(root / "run", 24), checkpoint(uninterrupted, 24)
     assert same(state, expected_state)
     assert record["fingerprints"] == expected_record["fingerprints"]
-    assert record["samples"] == expected_record["samples"] == 24
+    assert record["samples"] == expected_record["samples"] == 48
 
 
 def test_a_signal_saves_and_ends_the_run(data_flags, tmp_path):
