@@ -186,7 +186,7 @@ if __name__ == "__main__":
     parser.add_argument("--cache_dir", type=Path, help="folder of what is written; default: in the system's temporary folder")
     parser.add_argument("--samples", type=int, default=20_000, help="samples that each contender reads")
     parser.add_argument("--frames", type=int, default=20_000, help="frames of the dataset that is written")
-    parser.add_argument("--threads", type=int, default=4, help="threads of eosjax's loader")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="threads of eosjax's loader")
     parser.add_argument("--rounds", type=int, default=1, help="how often each contender is measured")
     parser.add_argument("--task", help=argparse.SUPPRESS)
     parsed = parser.parse_args()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,7 +98,7 @@ class TrainConfig:
     image_aug: bool = True  # random crop and colour changes on training images
     use_val_set: bool = True  # hold out episodes and validate on them
     val_share: float = 0.1  # share of the episodes that is held out with --use_val_set True
-    loader_threads: int = 4  # threads that read, decode and augment samples
+    loader_threads: int = 0  # threads that read, decode and augment samples; 0: one a core, at most 8
 
     # Training
     run_root_dir: Path = Path("runs")  # a run is written to run_root_dir/<run id>
@@ -167,6 +168,11 @@ class TrainConfig:
         return heads[0], heads[1]
 
     @property
+    def num_loader_threads(self) -> int:
+        """`loader_threads` with 0 resolved; threads beyond the cores only wait for each other."""
+        return self.loader_threads or min(os.cpu_count() or 1, 8)
+
+    @property
     def mixture(self) -> tuple[MixtureMember, ...]:
         """The datasets to train on; `DEMO_DATASET` is generated on first use."""
         return parse_mixture(self.dataset_name)
@@ -206,11 +212,11 @@ def _run_id(config: TrainConfig) -> str:
 
 
 _POSITIVE = (
-    "num_images_in_input lora_rank loader_threads batch_size grad_accumulation_steps max_steps learning_rate num_steps_before_decay "
+    "num_images_in_input lora_rank batch_size grad_accumulation_steps max_steps learning_rate num_steps_before_decay "
     "val_freq save_freq keep_checkpoints eos_hidden_dim eos_buffer_capacity eos_sample_positive eos_sample_negative "
     "eos_min_positive eos_min_negative log_freq"
 ).split()
-_NOT_NEGATIVE = ("lr_warmup_steps", "num_devices", "lambda_eos", "seed")
+_NOT_NEGATIVE = ("lr_warmup_steps", "loader_threads", "num_devices", "lambda_eos", "seed")
 _LARGEST_SEED = 2**32 - 1  # of a JAX key
 _SHARES = ("lora_dropout", "eos_dropout")
 _CHOICES = {"model_dtype": ("auto", "bfloat16", "float32"), "eos_tune": ("manual", "auto"), "num_images_in_input": (1, 2, 3)}

@@ -177,7 +177,7 @@ class _Trainer:
                 start_batch=self.start,
                 process_index=jax.process_index(),
                 process_count=jax.process_count(),
-                threads=self.config.loader_threads,
+                threads=self.config.num_loader_threads,
             )
         )
 
@@ -225,7 +225,7 @@ class _Trainer:
         def predict(batch: Batch) -> Any:
             return jax.device_get(self.parallel.predict(self.state.trainable, self.frozen, self.parallel.split(batch)))
 
-        batches = EvalLoader(source, self.local_batch, threads=self.config.loader_threads)
+        batches = EvalLoader(source, self.local_batch, threads=self.config.num_loader_threads)
         with self.clock.stopped():
             result = validate(predict, batches, source.anchors, source.data.labels.ends, self._eos_setting())
         self.writer.write(step, result.row)
