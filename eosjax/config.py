@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import math
 import os
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

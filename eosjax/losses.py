@@ -1,4 +1,4 @@
-"""The two terms of the training loss, as sums or weighted means over masked rows."""
+"""The terms of the training loss, as sums or weighted means over masked rows."""
 
 from __future__ import annotations
 
@@ -23,6 +23,33 @@ def masked_l1(predicted: jax.Array, target: jax.Array, valid: jax.Array) -> tupl
     error = jnp.abs(predicted.astype(jnp.float32) - target)
     total = jnp.sum(jnp.where(valid[..., None], error, 0.0))
     return total, jnp.sum(valid, dtype=jnp.float32) * target.shape[-1]
+
+
+def masked_mse(predicted: jax.Array, target: jax.Array, valid: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Sum of (predicted - target)² over the valid actions, and the number of numbers summed: the diffusion policy's loss on noise.
+
+    Arguments and results as in `masked_l1`; the target is the noise, f32 [b, k, a].
+    """
+    error = jnp.square(predicted.astype(jnp.float32) - target)
+    total = jnp.sum(jnp.where(valid[..., None], error, 0.0))
+    return total, jnp.sum(valid, dtype=jnp.float32) * target.shape[-1]
+
+
+def token_cross_entropy(logits: jax.Array, ids: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Weighted sum of -log softmax(logits)[id] in float32, and the sum of the weights.
+
+    Their quotient is torch's `CrossEntropyLoss` (mean) when the tokens of weight 0 carry its `ignore_index`.
+
+    Args:
+      logits: [b, t, vocab], any float dtype; position t predicts `ids[:, t]`.
+      ids: i32 [b, t].
+      weights: f32 [b, t], 0 for tokens that do not count.
+
+    Returns:
+      f32 [] sum and f32 [] count.
+    """
+    losses = optax.losses.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), ids)
+    return jnp.sum(jnp.where(weights > 0, losses * weights, 0.0)), jnp.sum(weights)
 
 
 def balanced_bce(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> jax.Array:

@@ -49,3 +49,39 @@ def test_balanced_bce_is_computed_in_float32():
     value = losses.balanced_bce(logits, jnp.array([1.0, 0.0]), jnp.ones(2))
     assert value.dtype == jnp.float32
     np.testing.assert_allclose(value, np.log1p(np.exp(-8.0)), rtol=1e-4)
+
+
+@given(st.data(), st.integers(1, 4), st.integers(1, 5))
+def test_masked_mse_is_the_sum_over_valid_actions(data, b, k):
+    predicted, target = (data.draw(hnp.arrays(np.float32, (b, k, 3), elements=FLOATS)) for _ in range(2))
+    valid = data.draw(hnp.arrays(bool, (b, k)))
+    total, count = losses.masked_mse(predicted, target, valid)
+    np.testing.assert_allclose(total, np.square(predicted - target)[valid].sum(), rtol=1e-5, atol=1e-5)
+    assert count == valid.sum() * 3
+
+
+@given(st.data(), st.integers(1, 3), st.integers(1, 4))
+def test_token_cross_entropy_is_the_sum_over_counted_tokens(data, b, t):
+    logits = data.draw(hnp.arrays(np.float32, (b, t, 5), elements=FLOATS))
+    ids = data.draw(hnp.arrays(np.int32, (b, t), elements=st.integers(0, 4)))
+    weights = data.draw(hnp.arrays(bool, (b, t)))
+    x = logits.astype(np.float64)
+    rows = np.log(np.exp(x).sum(-1)) - np.take_along_axis(x, ids[..., None], -1)[..., 0]
+    total, count = losses.token_cross_entropy(logits, ids, weights.astype(np.float32))
+    np.testing.assert_allclose(total, rows[weights].sum(), rtol=1e-5, atol=1e-4)
+    assert count == weights.sum()
+
+
+def test_token_cross_entropy_has_no_nan_from_tokens_that_do_not_count():
+    logits = jnp.array([[[1.0, 2.0], [jnp.nan, jnp.nan]]])
+    value, gradient = jax.value_and_grad(lambda x: losses.token_cross_entropy(x, jnp.zeros((1, 2), int), jnp.array([[1.0, 0.0]]))[0])(
+        logits
+    )
+    np.testing.assert_allclose(value, np.log1p(np.e), rtol=1e-6)
+    np.testing.assert_allclose(gradient[0, 0], [-1 / (1 + np.exp(-1)), 1 / (1 + np.exp(-1))], rtol=1e-5)
+
+
+def test_token_cross_entropy_is_computed_in_float32():
+    total, _ = losses.token_cross_entropy(jnp.array([[[8.0, 0.0]]], jnp.bfloat16), jnp.zeros((1, 1), int), jnp.ones((1, 1)))
+    assert total.dtype == jnp.float32
+    np.testing.assert_allclose(total, np.log1p(np.exp(-8.0)), rtol=1e-3)

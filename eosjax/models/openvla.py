@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from eosjax.models import diffusion
+from eosjax.models.film import mean_words
 from eosjax.models.llama import Llama, LlamaConfig
 from eosjax.models.lora import LinearConfig, LoRADense
 from eosjax.models.vit import ViT, ViTConfig
@@ -31,6 +33,8 @@ class VLAConfig:
     chunk: int = 8  # actions predicted at once (k)
     action_dim: int = 7  # numbers an action, and tokens an action (a)
     proprio_dim: int = 0  # 0: the policy sees no proprioception
+    diffusion: bool = False  # the placeholders carry noisy actions, and a token tells how noisy
+    film: bool = False  # the text modulates both encoders
     dtype: str = "float32"  # of the computation
     param_dtype: str = "float32"  # of the base weights
     remat: bool = False  # keep only the input of each layer for the backward pass
@@ -79,23 +83,33 @@ def demo_config(vocab_size: int, *, chunk: int = 8, action_dim: int = 7, proprio
     return VLAConfig(dino, siglip, llama, chunk=chunk, action_dim=action_dim, proprio_dim=proprio_dim)
 
 
+class NoisyActions(NamedTuple):
+    """What a diffusion policy denoises."""
+
+    actions: jax.Array  # f32 [b k a], normalised actions with noise
+    steps: jax.Array  # [b], diffusion steps: how much noise
+
+
 class VisionBackbone(nn.Module):
     """Both encoders on each view; their features side by side."""
 
     config: VLAConfig
 
     @nn.compact
-    def __call__(self, images: jax.Array, deterministic: bool = True) -> jax.Array:
-        """u8 [b v h w 3] -> [b v·patches dino+siglip], the patches of view 0 first."""
+    def __call__(self, images: jax.Array, deterministic: bool = True, words: jax.Array | None = None) -> jax.Array:
+        """u8 [b v h w 3] -> [b v·patches dino+siglip], the patches of view 0 first; `words` [b d]: mean of the text, for FiLM."""
         b, v, *size = images.shape
         expected = (self.config.dino.image_size, self.config.dino.image_size, 3)
         if tuple(size) != expected or images.dtype != jnp.uint8:
             raise ValueError(f"images: expected uint8 [b v {expected}], got {images.dtype} {images.shape}")
+        if (words is not None) != self.config.film:
+            raise ValueError(f"words: VLAConfig.film is {self.config.film}; got {'none' if words is None else words.shape}")
         pixels = images.reshape(b * v, *size).astype(jnp.float32) / 255
+        words = None if words is None else jnp.repeat(words, v, axis=0)
 
         def encode(vit: ViTConfig, name: str) -> jax.Array:
             normalised = (pixels - jnp.asarray(vit.image_mean)) / jnp.asarray(vit.image_std)
-            return ViT(vit, self.config.linear, self.config.remat, name=name)(normalised, deterministic)
+            return ViT(vit, self.config.linear, self.config.remat, name=name)(normalised, deterministic, words)
 
         features = [encode(self.config.dino, "featurizer"), encode(self.config.siglip, "fused_featurizer")]
         return jnp.concatenate(features, axis=-1).reshape(b, v * self.config.dino.num_patches, -1)
@@ -115,16 +129,16 @@ class Projector(nn.Module):
         return LoRADense(width, linear, name="fc3")(x, deterministic)
 
 
-class ProprioProjector(nn.Module):
-    """Proprioception to one token. Trained in full, so its weights are float32 and carry no LoRA."""
+class TokenProjector(nn.Module):
+    """Numbers to a token: proprioception, or one noisy number of an action. Trained in full: float32 weights without LoRA."""
 
     config: VLAConfig
 
     @nn.compact
-    def __call__(self, proprio: jax.Array) -> jax.Array:
-        """f32 [b p] -> [b d]."""
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """f32 [... n] -> [... d]."""
         linear = LinearConfig(dtype=self.config.dtype)
-        x = nn.gelu(LoRADense(self.config.llama.width, linear, name="fc1")(proprio), approximate=False)
+        x = nn.gelu(LoRADense(self.config.llama.width, linear, name="fc1")(x), approximate=False)
         return LoRADense(self.config.llama.width, linear, name="fc2")(x)
 
 
@@ -132,13 +146,14 @@ class OpenVLA(nn.Module):
     """Images, instruction and proprioception to one hidden state for each number of each action of the chunk.
 
     The text is laid out statically: BOS, prompt, padding (masked), empty token, chunk · action_dim placeholders, stop
-    token. The model sees [BOS, patches of view 0, of view 1, ..., proprio token, rest of the text]; the embeddings of the
-    placeholders are zeroed; positions count unmasked tokens only; each token attends to all unmasked tokens, in both
-    directions.
+    token. The model sees [BOS, patches of view 0, of view 1, ..., proprio token, diffusion-step token, rest of the text]; the
+    embeddings of the placeholders are zeroed, or those of the noisy actions; positions count unmasked tokens only; each token
+    attends to all unmasked tokens, in both directions.
 
     Arguments of the methods: `images` u8 [b v h w 3] · `input_ids` i32 [b l] · `attn_mask` bool [b l] · `proprio` f32
-    [b p] (ignored when `proprio_dim` is 0) · `deterministic=False` turns LoRA dropout on and needs a `dropout` rng. In the
-    shapes, s = l + inserted tokens and d is the width of the language model.
+    [b p] (ignored when `proprio_dim` is 0) · `noisy`: the `NoisyActions` of a diffusion policy, None for any other ·
+    `deterministic=False` turns LoRA dropout on and needs a `dropout` rng. In the shapes, s = l + inserted tokens and d is the
+    width of the language model.
     """
 
     config: VLAConfig
@@ -149,39 +164,58 @@ class OpenVLA(nn.Module):
         self.projector = Projector(self.config)
         self.language_model = Llama(self.config.llama, self.config.linear, self.config.remat)
         if self.config.proprio_dim:
-            self.proprio_projector = ProprioProjector(self.config)
+            self.proprio_projector = TokenProjector(self.config)
+        if self.config.diffusion:
+            self.noisy_action_projector = TokenProjector(self.config)
 
-    def __call__(self, images, input_ids, attn_mask, proprio, *, deterministic: bool = True) -> jax.Array:
+    def __call__(
+        self, images, input_ids, attn_mask, proprio, noisy: NoisyActions | None = None, *, deterministic: bool = True
+    ) -> jax.Array:
         """Hidden states [b k a d]: after the final norm, at the position before each action token."""
+        hidden = self.last_hidden(images, input_ids, attn_mask, proprio, noisy, deterministic=deterministic)
+        return self._of_actions(hidden)
+
+    def token_logits(self, images, input_ids, attn_mask, proprio, *, deterministic: bool = True) -> tuple[jax.Array, jax.Array]:
+        """What `__call__` returns, and the token logits [b k·a+1 vocab_size] for the action tokens and the stop token.
+
+        Needs `LlamaConfig.lm_head`.
+        """
         hidden = self.last_hidden(images, input_ids, attn_mask, proprio, deterministic=deterministic)
-        first = hidden.shape[1] - STOP_TOKENS - self.config.action_tokens - 1
-        actions = hidden[:, first : first + self.config.action_tokens]
-        return actions.reshape(len(hidden), self.config.chunk, self.config.action_dim, -1)
+        before = hidden[:, -STOP_TOKENS - self.config.action_tokens - 1 : -STOP_TOKENS]
+        return self._of_actions(hidden), self.logits(before, deterministic=deterministic)
 
-    def last_hidden(self, images, input_ids, attn_mask, proprio, *, deterministic: bool = True) -> jax.Array:
+    def last_hidden(
+        self, images, input_ids, attn_mask, proprio, noisy: NoisyActions | None = None, *, deterministic: bool = True
+    ) -> jax.Array:
         """Hidden states [b s d] of the whole sequence, after the final norm."""
-        x, mask = self.embed(images, input_ids, attn_mask, proprio, deterministic=deterministic)
-        positions = jnp.maximum(jnp.cumsum(mask, axis=1) - 1, 0)
-        return self.language_model(x, mask[:, None], positions, deterministic)
+        x, mask = self.embed(images, input_ids, attn_mask, proprio, noisy, deterministic=deterministic)
+        return self._read(x, mask, deterministic)
 
-    def embed(self, images, input_ids, attn_mask, proprio, *, deterministic: bool = True) -> tuple[Any, Any]:
+    def embed(
+        self, images, input_ids, attn_mask, proprio, noisy: NoisyActions | None = None, *, deterministic: bool = True
+    ) -> tuple[Any, Any]:
         """What the language model reads: embeddings [b s d] and mask bool [b s]."""
-        self._check_text(input_ids, attn_mask)
-        text = self.language_model.embed(input_ids)
-        last = input_ids.shape[1] - STOP_TOKENS
-        text = text.at[:, last - self.config.action_tokens : last].set(0)
-        features = self.vision_features(images, deterministic=deterministic)
-        inserted = [self.project(features, deterministic=deterministic)]
-        if self.config.proprio_dim:
-            inserted.append(self.embed_proprio(proprio)[:, None])
-        inserted = jnp.concatenate(inserted, axis=1)
-        x = jnp.concatenate([text[:, :1], inserted, text[:, 1:]], axis=1)
-        seen = jnp.ones(inserted.shape[:2], bool)
-        return x, jnp.concatenate([attn_mask[:, :1], seen, attn_mask[:, 1:]], axis=1)
+        observed = self.observe(images, input_ids, attn_mask, proprio, deterministic=deterministic)
+        return self._sequence(observed, input_ids, attn_mask, noisy)
 
-    def vision_features(self, images, *, deterministic: bool = True) -> jax.Array:
-        """Features [b v·patches dino+siglip] of both encoders, side by side on the last axis."""
-        return self.vision_backbone(images, deterministic)
+    def observe(self, images, input_ids, attn_mask, proprio, *, deterministic: bool = True) -> jax.Array:
+        """The tokens [b n d] that the observation puts into the text: patches, proprio. They do not change while actions are denoised."""
+        self._check_text(input_ids, attn_mask)
+        words = self._words(input_ids, attn_mask) if self.config.film else None
+        features = self.vision_features(images, words, deterministic=deterministic)
+        tokens = [self.project(features, deterministic=deterministic)]
+        if self.config.proprio_dim:
+            tokens.append(self.embed_proprio(proprio)[:, None])
+        return jnp.concatenate(tokens, axis=1)
+
+    def act(self, observed, input_ids, attn_mask, noisy: NoisyActions | None = None, *, deterministic: bool = True) -> jax.Array:
+        """Hidden states as of `__call__`, from what `observe` returned."""
+        x, mask = self._sequence(observed, input_ids, attn_mask, noisy)
+        return self._of_actions(self._read(x, mask, deterministic))
+
+    def vision_features(self, images, words=None, *, deterministic: bool = True) -> jax.Array:
+        """Features [b v·patches dino+siglip] of both encoders, side by side on the last axis; `words` [b d] with FiLM."""
+        return self.vision_backbone(images, deterministic, words)
 
     def project(self, features, *, deterministic: bool = True) -> jax.Array:
         """Vision features [b n dino+siglip] -> patch embeddings [b n d]."""
@@ -196,6 +230,53 @@ class OpenVLA(nn.Module):
     def logits(self, hidden, *, deterministic: bool = True) -> jax.Array:
         """Token logits [... vocab] of hidden states [... d]; needs `LlamaConfig.lm_head`."""
         return self.language_model.logits(hidden, deterministic)
+
+    def _sequence(self, observed: jax.Array, input_ids, attn_mask, noisy: NoisyActions | None) -> tuple[jax.Array, jax.Array]:
+        text = self.language_model.embed(input_ids).at[:, self._placeholders(input_ids)].set(self._embed_actions(noisy))
+        inserted = [observed]
+        if noisy is not None:
+            step = diffusion.embed_steps(noisy.steps, text.shape[-1]).astype(text.dtype)
+            inserted.append(step[:, None])
+        x = jnp.concatenate([text[:, :1], *inserted, text[:, 1:]], axis=1)
+        seen = jnp.ones((len(x), x.shape[1] - text.shape[1]), bool)
+        return x, jnp.concatenate([attn_mask[:, :1], seen, attn_mask[:, 1:]], axis=1)
+
+    def _embed_actions(self, noisy: NoisyActions | None) -> jax.Array | int:
+        """What stands at the placeholders: 0, or embeddings [b k·a d] of the noisy actions."""
+        if not self.config.diffusion:
+            if noisy is not None:
+                raise ValueError("noisy: expected None, since VLAConfig.diffusion is False")
+            return 0
+        if noisy is None:
+            if not self.is_initializing():
+                raise ValueError("noisy: expected NoisyActions, since VLAConfig.diffusion is True; got None")
+            self.noisy_action_projector(jnp.zeros((1, 1)))  # Flax allocates a part when it is first called
+            return 0
+        expected = (self.config.chunk, self.config.action_dim)
+        if noisy.actions.shape[1:] != expected or noisy.steps.shape != noisy.actions.shape[:1]:
+            raise ValueError(f"noisy: expected actions [b {expected}] and steps [b], got {noisy.actions.shape} and {noisy.steps.shape}")
+        return self.noisy_action_projector(noisy.actions.reshape(len(noisy.actions), -1, 1))
+
+    def _words(self, input_ids, attn_mask) -> jax.Array:
+        """Mean [b d] of the embeddings of the text without placeholders and padding.
+
+        The original averages its padding as well, so that there a prompt changes with its company in the batch; alone it has none.
+        """
+        spoken = jnp.asarray(attn_mask).at[:, self._placeholders(input_ids)].set(False)
+        return mean_words(self.language_model.embed(input_ids), spoken)
+
+    def _read(self, x: jax.Array, mask: jax.Array, deterministic: bool) -> jax.Array:
+        positions = jnp.maximum(jnp.cumsum(mask, axis=1) - 1, 0)
+        return self.language_model(x, mask[:, None], positions, deterministic)
+
+    def _of_actions(self, hidden: jax.Array) -> jax.Array:
+        first = hidden.shape[1] - STOP_TOKENS - self.config.action_tokens - 1
+        actions = hidden[:, first : first + self.config.action_tokens]
+        return actions.reshape(len(hidden), self.config.chunk, self.config.action_dim, -1)
+
+    def _placeholders(self, input_ids) -> slice:
+        last = input_ids.shape[1] - STOP_TOKENS
+        return slice(last - self.config.action_tokens, last)
 
     def _check_text(self, input_ids, attn_mask) -> None:
         shortest = 2 + self.config.action_tokens + STOP_TOKENS  # BOS and the empty token before the placeholders

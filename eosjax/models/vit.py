@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from eosjax.models.film import FiLM
 from eosjax.models.lora import LinearConfig, LoRADense, stack_layers
 
 LAYER_NORM_EPS = 1e-6
@@ -94,8 +95,8 @@ class Block(nn.Module):
     linear: LinearConfig
 
     @nn.compact
-    def __call__(self, x: jax.Array, deterministic: bool) -> tuple[jax.Array, None]:
-        """[n t width] -> ([n t width], None)."""
+    def __call__(self, x: jax.Array, deterministic: bool, words: jax.Array | None = None) -> tuple[jax.Array, None]:
+        """[n t width] -> ([n t width], None); `words` [n d] modulate the tokens between attention and MLP (`FiLM`)."""
         norm = functools.partial(
             nn.LayerNorm,
             epsilon=LAYER_NORM_EPS,
@@ -105,6 +106,8 @@ class Block(nn.Module):
         )
         branch = Attention(self.config, self.linear, name="attn")(norm(name="norm1")(x), deterministic)
         x = x + self._scaled("ls1", branch)
+        if words is not None:
+            x = FiLM(self.linear.dtype, name="film")(x, words)
         branch = Mlp(self.config, self.linear, name="mlp")(norm(name="norm2")(x), deterministic)
         return x + self._scaled("ls2", branch), None
 
@@ -137,8 +140,8 @@ class ViT(nn.Module):
     remat: bool = False
 
     @nn.compact
-    def __call__(self, images: jax.Array, deterministic: bool = True) -> jax.Array:
-        """Normalised images [n h w 3] -> features [n patches width] in the compute dtype."""
+    def __call__(self, images: jax.Array, deterministic: bool = True, words: jax.Array | None = None) -> jax.Array:
+        """Normalised images [n h w 3] -> features [n patches width] in the compute dtype; `words` as in `Block`."""
         config = self.config
         x = PatchEmbed(config, self.linear, name="patch_embed")(images, deterministic)
         x = x + self._token("pos_embed", config.num_patches).astype(x.dtype)
@@ -150,7 +153,7 @@ class ViT(nn.Module):
         rows = [jnp.broadcast_to(token.astype(x.dtype), (len(x), *token.shape[1:])) for token in prefix]
         x = jnp.concatenate([*rows, x], axis=1)
         blocks = stack_layers(Block, config.depth - 1, self.remat)(config, self.linear, name="blocks")
-        x, _ = blocks(x, deterministic)
+        x, _ = blocks(x, deterministic, words)
         return x[:, -config.num_patches :]
 
     def _token(self, name: str, count: int) -> jax.Array:

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from eosjax.models.openvla import OpenVLA, all_hidden_states, demo_config
 
@@ -80,17 +82,42 @@ def test_all_hidden_states_begin_with_the_embeddings_and_end_with_the_final_norm
     assert np.abs(out["states"][1] - out["states"][0]).max() > 0.1
 
 
-def test_padding_changes_nothing(tiny, out, inputs, variables):
-    images, ids, mask, proprio = inputs
-    at = np.full(6, EMPTY)
-    longer = (images, np.insert(ids, at, 7, axis=1), np.insert(mask, at, False, axis=1), proprio)
-    np.testing.assert_allclose(run(OpenVLA(tiny), variables, longer)["hidden"], out["hidden"], atol=1e-5)
+@functools.partial(jax.jit, static_argnums=0, compiler_options=QUICK)
+def action_states(model, variables, inputs):
+    return model.apply(variables, *inputs)
 
 
-def test_company_in_the_batch_changes_nothing(tiny, out, inputs, variables):
-    doubled = [np.stack([x[1], x[1]]) for x in inputs]
-    hidden = run(OpenVLA(tiny), variables, doubled)["hidden"]
-    np.testing.assert_allclose(hidden, np.stack([out["hidden"][1]] * 2), atol=1e-6)
+@st.composite
+def surroundings(draw):
+    """(place of a sample in a batch of two, number of padding tokens behind the longest prompt, seed of everything around it)."""
+    return draw(st.integers(0, 1)), draw(st.sampled_from([0, 1, 6])), draw(st.integers(0, 2**16))
+
+
+def surround(sample, place, padding, seed):
+    """A batch with a sample (image, prompt, proprio) in it: other samples, padding and labels in the place of actions are random."""
+    rng, longest = np.random.default_rng(seed), 4
+    others = [random_sample(rng, rng.integers(0, longest + 1)) for _ in range(2)]
+    others[place] = sample
+    images, prompts, proprio = zip(*others, strict=True)
+    ids = rng.integers(0, 20, (2, 1 + longest + padding + 6), dtype=np.int32)
+    ids[:, 0], ids[:, -6], ids[:, -1] = 1, 3, 2
+    mask = np.ones(ids.shape, bool)
+    for row, prompt in enumerate(prompts):
+        ids[row, 1 : 1 + len(prompt)] = prompt
+        mask[row, 1 + len(prompt) : -6] = False
+    return np.stack(images), ids, mask, np.stack(proprio)
+
+
+def random_sample(rng, words):
+    return rng.integers(0, 256, (2, 8, 8, 3), dtype=np.uint8), rng.integers(3, 20, words), rng.standard_normal(3).astype(np.float32)
+
+
+@settings(max_examples=15)
+@given(st.integers(0, 4), st.integers(0, 2**16), surroundings(), surroundings())
+def test_padding_company_and_labels_change_no_output(tiny, variables, words, seed, one, two):
+    sample = random_sample(np.random.default_rng(seed), words)
+    first, second = (action_states(OpenVLA(tiny), variables, surround(sample, *around))[around[0]] for around in (one, two))
+    np.testing.assert_allclose(first, second, atol=1e-5)
 
 
 def test_content_of_placeholders_and_padding_is_not_seen(tiny, out, inputs, variables):

@@ -21,6 +21,15 @@ TIMM_VITS: Mapping[str, ViTConfig] = {
         image_size=224, patch_size=14, width=1152, depth=27, heads=16, mlp_dim=4304
     ),
 }  # fmt: skip
+# What the config.json of well-known checkpoints says of their shape, for plans without the checkpoint.
+PUBLISHED: Mapping[str, Mapping[str, Any]] = {
+    "openvla/openvla-7b": {
+        "use_fused_vision_backbone": True,
+        "timm_model_ids": list(TIMM_VITS),
+        "image_sizes": [224, 224],
+        "text_config": {"vocab_size": 32064},
+    },
+}
 PREFIXES = ("vision_backbone.featurizer", "vision_backbone.fused_featurizer")
 _LLAMA_FIELDS = {
     "hidden_size": "width",

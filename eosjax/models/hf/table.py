@@ -18,6 +18,7 @@ from eosjax.models.openvla import VLAConfig
 from eosjax.models.vit import ViTConfig
 
 ADAPTER_PREFIX = "base_model.model."  # what PEFT puts in front of the names of the base model
+_VISION = "vision_backbone."
 
 
 class Op(NamedTuple):
@@ -109,32 +110,83 @@ def unused_patterns(config: VLAConfig) -> list[str]:
 def adapter_table(config: VLAConfig) -> Iterator[Entry]:
     """Entries of the low-rank branches in PEFT's layout: two tensors for each linear layer of `weight_table`.
 
-    PEFT's branch of a convolution is a convolution with `rank` outputs and one of 1 x 1 pixels behind it.
+    PEFT's branch of a convolution is a convolution with `rank` outputs and one of 1 x 1 pixels behind it. With FiLM the original wraps the
+    vision backbone in one of the same name before it saves.
     """
-    for entry in weight_table(config):
+    for entry in _branches(weight_table(config), "lora_{}.weight"):
+        names = entry.names
+        if config.film and names[0].startswith(_VISION):
+            names = tuple(_VISION + in_film(name) for name in names)
+        yield entry._replace(names=tuple(ADAPTER_PREFIX + name for name in names))
+
+
+def _branches(table: Iterable[Entry], tensor: str) -> Iterator[Entry]:
+    """Entries of both matrices of each linear layer of `table`; `tensor`: their names within the layer, `{}` for A or B."""
+    for entry in table:
         if entry.path[-1] != "kernel":
             continue
         ops = (CONV, POINTWISE) if entry.op is CONV else (TRANSPOSE, TRANSPOSE)
-        for theirs, ours, op in zip(("lora_A", "lora_B"), ("a", "b"), ops, strict=True):
-            names = tuple(f"{ADAPTER_PREFIX}{name.removesuffix('weight')}{theirs}.weight" for name in entry.names)
-            yield Entry(names, (*entry.path[:-1], ours), op, entry.stacked)
+        for matrix, op in zip("AB", ops, strict=True):
+            names = tuple(name.removesuffix("weight") + tensor.format(matrix) for name in entry.names)
+            yield Entry(names, (*entry.path[:-1], matrix.lower()), op, entry.stacked)
 
 
 def unused_adapter_patterns(config: VLAConfig) -> list[str]:
     """Like `unused_patterns`, for an adapter: PEFT also wraps layers that are not run, and may store base weights beside."""
-    return [re.escape(ADAPTER_PREFIX) + pattern for pattern in (*unused_patterns(config), r".+\.base_layer\..+")]
+    prefix = re.escape(ADAPTER_PREFIX) + (f"({re.escape(_VISION)})?" if config.film else "")
+    return [prefix + pattern for pattern in (*unused_patterns(config), r".+\.base_layer\..+")]
+
+
+def film_table(config: VLAConfig) -> Iterator[Entry]:
+    """Entries of the FiLM vision backbone, `vision_backbone--<step>_checkpoint.pt`; their paths begin with the Flax collection.
+
+    The original saves the wrapped module whole: the base weights (under PEFT's `base_layer` where a layer has a low-rank branch), the
+    branches, and `scale` and `shift` of each block, which are no part of the base checkpoint nor of the adapter.
+    """
+    base = [entry for entry in weight_table(config) if entry.names[0].startswith(_VISION)]
+    with_branches = {entry.path[:-1] for entry in base if entry.path[-1] == "kernel"} if config.lora_rank else set()
+    for entry in base:
+        name = with_base_layer if entry.path[:-1] in with_branches else str
+        yield Entry(tuple(name(in_film(n)) for n in entry.names), ("params", *entry.path), entry.op, entry.stacked)
+    for entry in _branches(base, "lora_{}.default.weight") if config.lora_rank else ():
+        yield Entry(tuple(in_film(n) for n in entry.names), ("lora", *entry.path), entry.op, entry.stacked)
+    for encoder, vit in (("featurizer", config.dino), ("fused_featurizer", config.siglip)):
+        for layer in ("scale", "shift"):
+            theirs, ours = f"{_VISION}{encoder}.blocks.{{}}.{layer}", f"params.{_VISION}{encoder}.blocks.film.{layer}"
+            yield from _module(theirs, LINEAR, ours, vit.depth - 1)
+
+
+def in_film(name: str) -> str:
+    """The name of a tensor of the vision backbone once FiLM wraps its blocks."""
+    return re.sub(r"\.blocks\.(\d+)\.", r".blocks.\1.block.", name)
+
+
+def with_base_layer(name: str) -> str:
+    """The name of a weight or bias once PEFT wraps its layer."""
+    module, _, leaf = name.rpartition(".")
+    return f"{module}.base_layer.{leaf}"
 
 
 def part_table(part: str) -> list[Entry]:
-    """Entries of a part that OpenVLA-OFT keeps in a file of its own: action_head, eos_head or proprio_projector."""
+    """Entries of a part that OpenVLA-OFT keeps in a file of its own.
+
+    action_head, eos_head, proprio_projector, noisy_action_projector; and diffusion_action_head, whose file is called action_head too.
+    """
+    projector = [("fc1", "fc1", LINEAR), ("fc2", "fc2", LINEAR)]
     modules = {
-        "action_head": [("layer_norm1", "model.layer_norm1", NORM), ("fc1", "model.fc1", LINEAR)]
-        + [(f"mlp_resnet_blocks_{i}.ffn_0", f"model.mlp_resnet_blocks.{i}.ffn.0", NORM) for i in range(2)]
-        + [(f"mlp_resnet_blocks_{i}.ffn_1", f"model.mlp_resnet_blocks.{i}.ffn.1", LINEAR) for i in range(2)]
-        + [("layer_norm2", "model.layer_norm2", NORM), ("fc2", "model.fc2", LINEAR)],
+        "action_head": _resnet("model"),
         "eos_head": [("fc1", "model.0", LINEAR), ("fc2", "model.3", LINEAR), ("fc3", "model.6", LINEAR)],
-        "proprio_projector": [("fc1", "fc1", LINEAR), ("fc2", "fc2", LINEAR)],
+        "proprio_projector": projector,
+        "noisy_action_projector": projector,
+        "diffusion_action_head": _resnet("noise_predictor.mlp_resnet"),
     }
     if part not in modules:
         raise ValueError(f"part: expected one of {', '.join(modules)}, got {part!r}")
     return [entry for ours, theirs, leaves in modules[part] for entry in _module(theirs, leaves, ours)]
+
+
+def _resnet(prefix: str) -> list[tuple[str, str, tuple[Leaf, Leaf]]]:
+    """(ours, theirs, leaves) of the modules of an `ActionHead` with two blocks."""
+    inner = [(f"mlp_resnet_blocks_{i}.ffn_{j}", f"mlp_resnet_blocks.{i}.ffn.{j}", (NORM, LINEAR)[j]) for i in range(2) for j in range(2)]
+    first, last = [[(name + n, name + n, leaves) for name, leaves in (("layer_norm", NORM), ("fc", LINEAR))] for n in "12"]
+    return [(ours, f"{prefix}.{theirs}", leaves) for ours, theirs, leaves in (*first, *inner, *last)]
