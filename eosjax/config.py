@@ -10,7 +10,6 @@ import dataclasses
 import difflib
 import math
 import os
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
