@@ -25,8 +25,8 @@ def flags(tiny, shared_folder, tmp_path):
     return (
         f"--vla_path {tmp_path / 'vla'} --vision_heads {HEADS} --data_root_dir {tiny.root} --dataset_name {tiny.name} "
         f"--substep_labels_path {tmp_path / 'labels.json'} --cache_dir {shared_folder / 'pretrained_cache'} --run_root_dir {tmp_path} "
-        "--run_id_override run --num_devices 1 --batch_size 2 --lora_rank 2 --image_aug False --use_val_set False --log_freq 1 --save_freq 2 "
-        "--eos_buffer_capacity 8 --eos_sample_positive 2 --eos_min_positive 2 --eos_sample_negative 3 --eos_min_negative 3 "
+        "--run_id_override run --num_devices 1 --batch_size 2 --lora_rank 2 --image_aug False --use_val_set False --log_freq 1 "
+        "--save_freq 2 --eos_buffer_capacity 8 --eos_sample_positive 2 --eos_min_positive 2 --eos_sample_negative 3 --eos_min_negative 3 "
         "--eos_hidden_dim 8 --use_tensorboard False"
     ).split()
 
