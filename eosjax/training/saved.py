@@ -1,0 +1,143 @@
+"""The policy of a run, read back from its folder without its data and its optimizer: for serving, evaluation and export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from flax.traverse_util import flatten_dict
+
+from eosjax import config as configs
+from eosjax.config import TrainConfig
+from eosjax.data.specs import spec_for
+from eosjax.evaluation.validate import EosSetting
+from eosjax.models.hf.pretrained import Pretrained
+from eosjax.models.openvla import VLAConfig
+from eosjax.training.checkpoint import CheckpointError, fetch_fingerprints
+from eosjax.training.setup import PolicySource
+from eosjax.training.state import Params, init_params, make_learner, split_params
+from eosjax.types import Batch
+
+
+class SavedRun(NamedTuple):
+    """What a checkpoint holds of a policy."""
+
+    config: TrainConfig
+    vla_config: VLAConfig
+    params: Params  # by part, see `training.state`; what was trained as NumPy arrays, a frozen base on the default device
+    statistics: dict[str, Any]  # the content of dataset_statistics.json
+    step: int  # updates made
+    record: dict[str, Any]  # what `training.loop` saved beside the state
+
+    @property
+    def eos_setting(self) -> EosSetting | None:
+        """What turns the raw logits of the EOS head into decisions; None without that head."""
+        if not self.config.use_eos_classification:
+            return None
+        positive, negative = self.config.eos_sample_positive, self.config.eos_sample_negative
+        return EosSetting(positive / (positive + negative), self.record["share_of_ends"], self.config.eos_threshold)
+
+
+def load_run(run_dir: Path, step: int | None = None, *, with_base: bool = True) -> SavedRun:
+    """The policy of a checkpoint.
+
+    Args:
+      run_dir: folder of the run, as `training.loop.run` leaves it.
+      step: which checkpoint; None: the newest.
+      with_base: read the frozen base weights, too, from the run's `vla_path`. A base that was trained is in the checkpoint anyway.
+
+    Raises:
+      CheckpointError: no run in the folder, no such checkpoint, one that is damaged or does not fit the run's configuration, or base
+        weights that are not those of the run.
+      eosjax.models.hf.weights.WeightsError: there is nothing at `vla_path` any more, or no such policy.
+    """
+    if not (run_dir / configs.CONFIG_FILE).is_file():
+        raise CheckpointError(f"{run_dir}: no {configs.CONFIG_FILE}; expected the folder of a training run")
+    config = configs.load(run_dir / configs.CONFIG_FILE)
+    folder = _checkpoint_folder(run_dir, step)
+    policy = PolicySource.open(config)
+    vla_config = policy.vla_config(config, spec_for(config.mixture[0].name, config.dataset_specs))
+    trained, frozen = split_params(_abstract_params(config, vla_config))
+    params, record = _restore(folder, trained)
+    if with_base and frozen and policy.pretrained is not None:
+        params["vla"] = policy.pretrained.load_base(vla_config, jax.device_put)[0]
+        _compare_base(policy.pretrained, record, fetch_fingerprints({"vla": params["vla"]}))
+    return SavedRun(config, vla_config, params, record["statistics"], int(folder.name), record)
+
+
+def check_base(run: SavedRun, pretrained: Pretrained) -> None:
+    """Raises `CheckpointError` unless `pretrained` holds the base weights that the run began with; reads them array by array."""
+    read: dict[Any, Any] = dict(flatten_dict(pretrained.load_base(run.vla_config, fetch_fingerprints)[0]))
+    found = {"".join(f"['{key}']" for key in ("vla", *path[:-1])): value for path, value in read.items()}
+    _compare_base(pretrained, run.record, found)
+
+
+def _compare_base(pretrained: Pretrained, record: dict[str, Any], found: dict[str, int]) -> None:
+    if found != record["base"]:
+        raise CheckpointError(f"{pretrained.folder}: the base weights are not those that the run began with")
+
+
+def _checkpoint_folder(run_dir: Path, step: int | None) -> Path:
+    folder = (run_dir / configs.CHECKPOINTS).absolute()
+    steps = sorted(ocp.utils.checkpoint_steps(folder)) if folder.is_dir() else []
+    if not steps:
+        raise CheckpointError(f"{folder}: no checkpoint")
+    if step is not None and step not in steps:
+        raise CheckpointError(f"{folder}: no checkpoint of step {step}; there are those of {', '.join(map(str, steps))}")
+    return folder / str(steps[-1] if step is None else step)
+
+
+def _abstract_params(config: TrainConfig, vla_config: VLAConfig) -> Params:
+    """The parts of the policy as `jax.ShapeDtypeStruct`s; computes nothing."""
+    size, text, chunk = vla_config.dino.image_size, vla_config.action_tokens + 3, (1, vla_config.chunk)
+    batch = Batch(
+        images=jax.ShapeDtypeStruct((1, 1, size, size, 3), jnp.uint8),
+        input_ids=jax.ShapeDtypeStruct((1, text), jnp.int32),
+        attn_mask=jax.ShapeDtypeStruct((1, text), jnp.bool_),
+        proprio=jax.ShapeDtypeStruct((1, vla_config.proprio_dim), jnp.float32),
+        actions=jax.ShapeDtypeStruct((*chunk, vla_config.action_dim), jnp.float32),
+        eos=jax.ShapeDtypeStruct(chunk, jnp.float32),
+        valid=jax.ShapeDtypeStruct(chunk, jnp.bool_),
+        key=jax.ShapeDtypeStruct((1,), jnp.int32),
+    )
+    learner = make_learner(config, vla_config)
+    return jax.eval_shape(lambda batch, rng: init_params(learner, batch, rng), batch, jax.random.key(0))
+
+
+def _restore(folder: Path, shapes: Params) -> tuple[Params, dict[str, Any]]:
+    """The trained parts of a checkpoint as NumPy arrays, checked, and its record."""
+    wanted = {"trainable": shapes}
+    as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
+    args = ocp.args.Composite(
+        state=ocp.args.PyTreeRestore(wanted, restore_args=as_numpy, partial_restore=True), record=ocp.args.JsonRestore()
+    )
+    try:
+        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+            restored = checkpointer.restore(folder, args=args)
+    except Exception as error:  # whatever a damaged file makes the readers raise
+        raise CheckpointError(f"{folder}: damaged: {(str(error).strip() or type(error).__name__).splitlines()[0][:300]}") from error
+    params, record = restored["state"]["trainable"], restored["record"]
+    _check_shapes(folder, shapes, params)
+    found = {f".trainable{name}": value for name, value in fetch_fingerprints(params).items()}
+    expected = {name: value for name, value in record.pop("fingerprints").items() if name.startswith(".trainable[")}
+    changed = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+    if changed:
+        raise CheckpointError(f"{folder}: damaged: the content of {', '.join(changed[:3])} is not what was saved")
+    return params, record
+
+
+def _check_shapes(folder: Path, expected: Params, found: Params) -> None:
+    """Raises `CheckpointError` for an array that is not as expected: Orbax looks at no shape, and leaves what is not there as a shape."""
+    arrays: dict[Any, Any] = dict(flatten_dict(found))
+    wanted: dict[Any, Any] = dict(flatten_dict(expected))
+    for path, leaf in wanted.items():
+        array = arrays[path]
+        if not isinstance(array, np.ndarray) or (array.shape, array.dtype) != (leaf.shape, leaf.dtype):
+            got = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else "nothing"
+            raise CheckpointError(
+                f"{folder}: {'/'.join(path)}: expected {leaf.dtype} {leaf.shape}, as {configs.CONFIG_FILE} describes the policy, got {got}"
+            )

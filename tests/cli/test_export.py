@@ -1,0 +1,217 @@
+"""Each form of an exported policy is loaded as PyTorch code would and gives the numbers of the run."""
+
+import importlib.util
+import json
+import shutil
+from pathlib import Path
+
+import chex
+import jax
+import numpy as np
+import pytest
+
+from eosjax.cli import export as command
+from eosjax.config import TrainConfig
+from eosjax.evaluation.calibration import corrected_probability
+from eosjax.models.heads import ActionHead, EosHead
+from eosjax.models.hf import files
+from eosjax.models.hf.pretrained import PARTS, Pretrained
+from eosjax.models.openvla import OpenVLA
+from eosjax.training.saved import load_run
+from eosjax.training.state import vla_variables
+from tests import saved_runs
+from tests.checkpoints import write_checkpoint
+
+QUICK = {"xla_backend_optimization_level": 0}  # these programs take far longer to compile than to run
+NO_TORCH = "torch, transformers or peft is not installed (extra `parity`)"
+with_torch = pytest.mark.skipif(any(importlib.util.find_spec(name) is None for name in ("torch", "transformers", "peft")), reason=NO_TORCH)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A run with adapters and without proprioception, which the torch policy of these tests does not have."""
+    return saved_runs.make_run(tmp_path_factory.mktemp("export"), steps=(10, 20), use_proprio=False)
+
+
+@pytest.fixture(scope="module")
+def loaded(saved):
+    return load_run(saved.folder)
+
+
+@pytest.fixture(scope="module")
+def inputs(loaded):
+    """Images and token ids."""
+    rng, config = np.random.default_rng(0), loaded.vla_config
+    size = config.dino.image_size
+    images = rng.integers(0, 256, (2, 1, size, size, 3), dtype=np.uint8)
+    return images, rng.integers(0, 500, (2, 5 + config.action_tokens), dtype=np.int32)
+
+
+@pytest.fixture(scope="module")
+def hidden(loaded, inputs):
+    """Hidden states of the run's policy, [b k a d]."""
+    images, ids = inputs
+    arguments = (images, ids, np.ones(ids.shape, bool), np.zeros((len(ids), 0), np.float32))
+    return np.asarray(jax.jit(OpenVLA(loaded.vla_config).apply, compiler_options=QUICK)(vla_variables(loaded.params), *arguments))
+
+
+@pytest.fixture
+def export(run, saved, tmp_path):
+    """A function (format, *flags) -> folder that the command wrote."""
+
+    def export(form, *flags, folder=saved.folder):
+        status, out, err = run("export", "--checkpoint", folder, "--out", tmp_path / "out", "--format", form, *flags)
+        assert (status, err) == (0, "")
+        assert out.startswith(f"written: {tmp_path / 'out'} ({form}, step ")
+        return tmp_path / "out"
+
+    return export
+
+
+def torch_hidden(model, inputs):
+    import torch
+
+    with torch.no_grad():
+        return model(torch.tensor(inputs[0]), torch.tensor(inputs[1]).long()).numpy()
+
+
+def torch_policy(loaded, folder):
+    """The torch policy on the weights of a checkpoint folder."""
+    from tests.parity.torch_openvla import TorchOpenVLA, load
+
+    model = TorchOpenVLA(loaded.vla_config)
+    aside = load(model, files.Tensors.of_folder(folder))
+    assert all(name.startswith("vision_backbone.") for name in aside)  # of blocks that are not run
+    return model
+
+
+@with_torch
+def test_peft_loads_the_adapter(export, saved, loaded, inputs, hidden):
+    import peft
+
+    folder = export("peft")
+    base = torch_policy(loaded, Path(saved.config.vla_path))
+    before = torch_hidden(base, inputs)
+    model = peft.PeftModel.from_pretrained(base, folder)
+    np.testing.assert_allclose(torch_hidden(model, inputs), hidden, atol=2e-5)
+    assert np.abs(before - hidden).max() > 0.1
+    assert peft.PeftConfig.from_pretrained(folder).base_model_name_or_path == saved.config.vla_path
+
+
+@with_torch
+def test_torch_loads_the_merged_checkpoint(export, loaded, inputs, hidden):
+    np.testing.assert_allclose(torch_hidden(torch_policy(loaded, export("merged")), inputs), hidden, atol=2e-5)
+
+
+@with_torch
+def test_torch_loads_the_heads(export, loaded, hidden):
+    import torch
+    from torch import nn
+
+    folder = export("heads", "--torch")
+    width, size = loaded.vla_config.llama.width, hidden.shape[2] * hidden.shape[3]
+    eos_head = nn.Sequential(
+        nn.Linear(size, 6), nn.ReLU(), nn.Dropout(0.1), nn.Linear(6, 3), nn.ReLU(), nn.Dropout(0.1), nn.Linear(3, 1)
+    ).eval()
+    state = torch.load(folder / "eos_head--20_checkpoint.pt", weights_only=True)
+    eos_head.load_state_dict({name.removeprefix("module.model."): array for name, array in state.items()})
+    flat = torch.tensor(hidden).flatten(2)
+    logits = EosHead(hidden_dim=6).apply({"params": loaded.params["eos_head"]}, hidden)
+    np.testing.assert_allclose(eos_head(flat)[..., 0].detach().numpy(), logits, atol=2e-5)
+
+    state = torch.load(folder / "action_head--20_checkpoint.pt", weights_only=True)
+    assert all(name.startswith("module.model.") for name in state)
+
+    def linear(x, name):
+        return nn.functional.linear(x, state[f"module.model.{name}.weight"], state[f"module.model.{name}.bias"])
+
+    def norm(x, name):
+        return nn.functional.layer_norm(x, x.shape[-1:], state[f"module.model.{name}.weight"], state[f"module.model.{name}.bias"])
+
+    x = linear(norm(flat, "layer_norm1"), "fc1").relu()
+    for i in range(2):
+        x = x + linear(norm(x, f"mlp_resnet_blocks.{i}.ffn.0"), f"mlp_resnet_blocks.{i}.ffn.1").relu()
+    theirs = linear(norm(x, "layer_norm2"), "fc2")
+    actions = ActionHead(width, action_dim=2).apply({"params": loaded.params["action_head"]}, hidden)
+    np.testing.assert_allclose(theirs.numpy(), actions, atol=2e-5)
+
+
+@pytest.mark.parametrize("form", ["heads", "peft", "merged"])
+def test_every_form_has_heads_statistics_and_calibration(export, loaded, form):
+    folder = export(form)
+    names = {f"{part}--20_checkpoint.safetensors" for part in ("action_head", "eos_head")}
+    assert {path.name for path in folder.glob("*checkpoint*")} == names
+    for part in ("action_head", "eos_head"):
+        chex.assert_trees_all_equal(Pretrained(folder).load_part(part, loaded.params[part])[0], loaded.params[part])
+    assert json.loads((folder / "dataset_statistics.json").read_text()) == saved_runs.STATISTICS
+    eos = json.loads((folder / "eos_calibration.json").read_text())
+    assert (eos["trained_prior"], eos["true_prior"], eos["threshold"]) == (15 / 35, saved_runs.SHARE, 0.5)
+    assert 1 / (1 + np.exp(-eos["logit_shift"])) == pytest.approx(corrected_probability(np.zeros(1), 15 / 35, saved_runs.SHARE)[0])
+
+
+def test_the_merged_folder_is_a_checkpoint_to_train_from(export, saved, loaded):
+    (saved.folder.parent / "base" / "action_head--7_checkpoint.pt").write_bytes(b"of an earlier run")
+    folder = export("merged", "--max_shard_gb", "2e-5")
+    base = Pretrained.open(saved.config.vla_path)
+    merged = Pretrained.open(str(folder))
+    assert merged.config_json == base.config_json
+    assert merged.tokenizer_file.read_bytes() == base.tokenizer_file.read_bytes()
+    assert merged.tensors.shapes == base.tensors.shapes
+    assert 5 < len(list(folder.glob("model-*.safetensors"))) < len(merged.tensors)
+    untouched = "vision_backbone.featurizer.blocks.2.norm1.weight"
+    np.testing.assert_array_equal(merged.tensors[untouched], base.tensors[untouched])
+    for part in PARTS:
+        assert not (found := merged.load_part(part, loaded.params.get(part, {}))) or found[1].name.startswith(f"{part}--20_")
+
+
+def test_weights_that_were_trained_whole_take_the_place_of_the_base(export, tmp_path, run):
+    saved = saved_runs.make_run(tmp_path, use_lora=False, use_eos_classification=False)
+    folder = export("merged", folder=saved.folder)
+    config = load_run(saved.folder).vla_config
+    chex.assert_trees_all_equal(Pretrained(folder).load_base(config, np.asarray)[0], saved.params["vla"])
+    assert (folder / "proprio_projector--10_checkpoint.safetensors").is_file()
+    assert not (folder / "eos_calibration.json").exists()
+    status, _, err = run("export", "--checkpoint", saved.folder, "--out", tmp_path / "other", "--format", "peft")
+    assert status == 2
+    assert "the run has no adapter, it was trained with --use_lora False; use --format merged or heads" in err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "out", "run", "specs.yaml"]
+
+
+def test_an_older_step(export):
+    assert (export("heads", "--step", "10") / "action_head--10_checkpoint.safetensors").is_file()
+
+
+def test_the_demo_policy_has_no_checkpoint_to_merge_into(run, loaded, tmp_path, monkeypatch):
+    demo = loaded._replace(config=TrainConfig(vla_path="demo", use_lora=False))
+    monkeypatch.setattr(command, "load_run", lambda folder, step, with_base: demo)
+    status, _, err = run("export", "--checkpoint", tmp_path, "--out", tmp_path / "out", "--format", "merged")
+    assert (status, "the demo policy comes from no checkpoint of the PyTorch side" in err) == (2, True)
+
+
+def test_nothing_is_overwritten_and_nothing_is_left_by_halves(run, saved, tmp_path, monkeypatch):
+    def export(*flags, folder=saved.folder):
+        status, _, err = run("export", "--checkpoint", folder, "--out", tmp_path / "out", "--format", "merged", *flags)
+        return status, err
+
+    (tmp_path / "out").mkdir()  # empty: may be filled
+    (tmp_path / "out" / "mine").write_text("kept")
+    status, err = export()
+    assert (status, "out: exists; expected a folder that is new or empty" in err) == (2, True)
+    (tmp_path / "out" / "mine").unlink()
+    assert "no checkpoint of step 3" in export("--step", "3")[1]
+    assert "--max_shard_gb: expected more than 0" in export("--max_shard_gb", "0")[1]
+    assert "--max_shard_gb: expected more than 0" in export("--max_shard_gb", "nan")[1]
+    assert "expected the folder of a training run" in export(folder=tmp_path)[1]
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert "--torch: torch is not installed" in export("--torch")[1]
+
+    other = shutil.copytree(saved.folder, tmp_path / "run")
+    write_checkpoint(tmp_path / "base", seed=1)
+    config = (other / "config.yaml").read_text()
+    (other / "config.yaml").write_text(config.replace(saved.config.vla_path, str(tmp_path / "base")))
+    status, err = export(folder=other)
+    assert (status, "the base weights are not those that the run began with" in err) == (2, True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "out", "run"]
+    assert not list((tmp_path / "out").iterdir())
+    assert export()[0] == 0
+    assert (tmp_path / "out" / "config.json").is_file()

@@ -1,0 +1,95 @@
+"""Run folders with random weights in them, as training leaves them: made without training."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from eosjax import config as configs
+from eosjax.config import TrainConfig
+from eosjax.data.specs import spec_for
+from eosjax.training.checkpoint import Checkpoints, fetch_fingerprints
+from eosjax.training.setup import PolicySource
+from eosjax.training.state import Params, init_params, init_state, make_learner, split_params
+from eosjax.types import Batch
+from tests.checkpoints import HEADS, write_checkpoint
+
+SPECS = """
+tiny: {image_keys: [image], state_keys: [state], gripper: as_stored, chunk: 2, action_size: 2, proprio_size: 3, control_hz: 5}
+"""
+SHARE, STATISTICS = 0.02, {"tiny": {"action": {"mean": [0.0, 1.0]}, "num_transitions": 9}}
+
+
+class Saved(NamedTuple):
+    """A run folder and what its last checkpoint holds, the frozen base included."""
+
+    folder: Path
+    config: TrainConfig
+    params: Params
+
+
+def random_like(tree, seed):
+    """A tree of the same shapes and dtypes, no array of which is zero."""
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda leaf: (0.3 * rng.standard_normal(leaf.shape)).astype(leaf.dtype), tree)
+
+
+def example_batch(shape):
+    """A batch of one sample, zeros, for a policy of the shape."""
+    size, text = shape.dino.image_size, shape.action_tokens + 3
+    return Batch(
+        images=np.zeros((1, 1, size, size, 3), np.uint8),
+        input_ids=np.zeros((1, text), np.int32),
+        attn_mask=np.ones((1, text), bool),
+        proprio=np.zeros((1, shape.proprio_dim), np.float32),
+        actions=np.zeros((1, shape.chunk, shape.action_dim), np.float32),
+        eos=np.zeros((1, shape.chunk), np.float32),
+        valid=np.ones((1, shape.chunk), bool),
+        key=np.zeros(1, np.int32),
+    )
+
+
+def save_run(folder: Path, config: TrainConfig, steps: tuple[int, ...]) -> Saved:
+    """Saves random parameters as the checkpoints of a run with this configuration."""
+    policy = PolicySource.open(config)
+    shape = policy.vla_config(config, spec_for(config.mixture[0].name, config.dataset_specs))
+    learner = make_learner(config, shape)
+    shapes = jax.eval_shape(lambda key: init_params(learner, example_batch(shape), key), jax.random.key(0))
+    trainable, frozen = split_params(shapes)
+    base = {"vla": policy.pretrained.load_base(shape, np.asarray)[0]} if frozen and policy.pretrained else {}
+    folder.mkdir()
+    configs.save(config, folder / configs.CONFIG_FILE)
+    checkpoints = Checkpoints(folder / configs.CHECKPOINTS, keep=len(steps))
+    for step in steps:
+        trainable = random_like(trainable, step)
+        record = {
+            "samples": 8 * step,
+            "config": (folder / configs.CONFIG_FILE).read_text(),
+            "statistics": STATISTICS,
+            "share_of_ends": SHARE,
+            "base": fetch_fingerprints(base),
+            "validation": {},
+        }
+        state = init_state(learner, jax.tree.map(jnp.asarray, trainable), jax.random.key(1))
+        checkpoints.save(step, state, record, None)
+    checkpoints.close()
+    return Saved(folder, config, trainable | base)
+
+
+def make_run(folder: Path, steps: tuple[int, ...] = (10,), **flags) -> Saved:
+    """A run from the checkpoint that `write_checkpoint` writes to `folder`/base; with LoRA unless the flags say otherwise."""
+    (folder / "specs.yaml").write_text(SPECS)
+    write_checkpoint(folder / "base")
+    settings = {
+        "vla_path": str(folder / "base"),
+        "vision_heads": HEADS,
+        "model_dtype": "float32",
+        "lora_rank": 4,
+        "dataset_name": "tiny",
+        "dataset_specs": folder / "specs.yaml",
+        "use_proprio": True,
+        "eos_hidden_dim": 6,
+    }
+    return save_run(folder / "run", TrainConfig(**(settings | flags)), steps)
