@@ -336,9 +336,9 @@ def test_donated_state_is_written_in_place():
 @pytest.mark.parametrize(
     ("sizes", "message"),
     [
-        ({"capacity": 0}, "capacity: expected a positive size, got 0"),
-        ({"sample_positive": 0}, "sample_positive: expected a positive size, got 0"),
-        ({"min_negative": -1}, "min_negative: expected a positive size, got -1"),
+        ({"capacity": 0}, "capacity: expected a positive integer, got 0"),
+        ({"sample_positive": 0}, "sample_positive: expected a positive integer, got 0"),
+        ({"min_negative": -1}, "min_negative: expected a positive integer, got -1"),
         ({"min_positive": 14}, r"min_positive: expected at least sample_positive \(15\), got 14"),
         ({"min_negative": 19}, r"min_negative: expected at least sample_negative \(20\), got 19"),
         ({"capacity": 19}, r"capacity: expected at least min_negative \(20\), got 19"),
@@ -350,7 +350,7 @@ def test_sizes_are_checked(sizes, message):
 
 
 def test_ring_checks_its_arguments():
-    with pytest.raises(ValueError, match="capacity: expected a positive size, got 0"):
+    with pytest.raises(ValueError, match="capacity: expected a positive integer, got 0"):
         RingBuffer(0)
     with pytest.raises(ValueError, match="item: expected a pytree with at least one array"):
         RingBuffer(1).init({})

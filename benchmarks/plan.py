@@ -1,0 +1,146 @@
+"""Checks `eosjax plan` against what training really takes: peak memory of updates of a medium policy, on this machine's CPU.
+
+    python benchmarks/plan.py
+
+Each case is planned here, and trained in a process of its own, whose peak resident memory during an update (arrays, and what comes on
+top) is compared with the plan. Exit status 1 if they differ by more than 15 %; the case of XLA's own schedule for CPUs, which trades memory
+for parallel branches and which no GPU uses, is there to be seen only. Linux; about a minute a case on two cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import dataclasses
+import gc
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+TOLERANCE = 0.15
+TEXT_LENGTH = 96
+# The schedule that the plan assumes, for a training process.
+PLANNED = "--xla_cpu_scheduler_type=CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED --xla_disable_hlo_passes=while-loop-invariant-code-motion"
+
+
+class Case(NamedTuple):
+    """A run to plan and to measure."""
+
+    name: str
+    flags: tuple[str, ...]
+    xla_flags: str
+
+
+_COMMON = ("--batch_size=8", "--num_images_in_input=2", "--use_proprio=True")
+_LORA = (*_COMMON, "--lora_rank=16")
+_ALL = (*_COMMON, "--use_lora=False", "--model_dtype=float32")
+CASES = (
+    Case("LoRA, float32", (*_LORA, "--model_dtype=float32"), PLANNED),
+    Case("LoRA, float32, as XLA schedules for CPUs by default", (*_LORA, "--model_dtype=float32"), ""),
+    Case("LoRA, bfloat16", (*_LORA, "--model_dtype=bfloat16"), PLANNED),
+    Case("all weights, float32", _ALL, PLANNED),
+    Case("all weights, float32, without remat", (*_ALL, "--remat=False"), PLANNED),
+)
+
+
+def main() -> None:
+    """Prints a line a case."""
+    parser = argparse.ArgumentParser(description="Plans beside measured peaks of memory, for a medium policy on the CPU.")
+    parser.add_argument("--measure", type=int, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.measure is not None:
+        print(json.dumps(measure(CASES[arguments.measure])))
+        return
+    print("| case | planned (MB) | measured (MB) | planned / measured |\n| --- | --- | --- | --- |")
+    apart = []
+    for number, case in enumerate(CASES):
+        planned = plan(case)
+        environment = os.environ | {"XLA_FLAGS": case.xla_flags, "JAX_PLATFORMS": "cpu"}
+        child = subprocess.run([sys.executable, __file__, "--measure", str(number)], env=environment, capture_output=True, text=True)
+        if child.returncode:
+            sys.exit(child.stderr)
+        measured = json.loads(child.stdout)
+        if case.xla_flags:
+            apart.append(abs(planned / measured - 1))
+        print(f"| {case.name} | {planned / 1e6:.0f} | {measured / 1e6:.0f} | {planned / measured:.3f} |", flush=True)
+    sys.exit(max(apart) > TOLERANCE)
+
+
+def plan(case: Case) -> int:
+    """Peak bytes according to the plan."""
+    from eosjax.cli import plan_step
+
+    config, vla_config = policy(case)
+    return plan_step.measure(plan_step.trace_step(config, vla_config, TEXT_LENGTH, config.batch_size)).peak
+
+
+def measure(case: Case) -> int:
+    """Peak growth of this process' resident memory from before there is any array until an update is done."""
+    import jax
+    import jax.numpy as jnp
+
+    from eosjax.cli import plan_step
+    from eosjax.training.parallel import DataParallel
+    from eosjax.training.state import init_state, make_learner
+
+    config, vla_config = policy(case)
+    step = plan_step.trace_step(config, vla_config, TEXT_LENGTH, config.batch_size)
+    learner = make_learner(config, vla_config)
+    parallel = DataParallel(learner, jax.devices()[:1])
+
+    def filled(shapes: Any) -> Any:
+        return jax.tree.map(lambda leaf: jnp.full(leaf.shape, 0.01, leaf.dtype), shapes)
+
+    def begin() -> Any:
+        trainable = filled(step.state.trainable)
+        return init_state(learner, trainable, jax.random.key(0)), filled(step.frozen), filled(step.batch)
+
+    begin_on_device = jax.jit(begin, out_shardings=parallel.replicated)
+
+    def update() -> None:
+        state, frozen, batch = begin_on_device()
+        batch = jax.tree.map(lambda leaf: leaf[None], batch)
+        jax.block_until_ready(parallel.step(state, frozen, batch))
+
+    update()  # compiles
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    before = _status("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    update()
+    return _status("VmHWM") - before
+
+
+def policy(case: Case) -> tuple[Any, Any]:
+    """Configuration and shape of a case: 68 M parameters, 2 x 64 patches."""
+    from eosjax import config as configs
+    from eosjax.data.specs import DatasetSpec
+    from eosjax.data.tokens import demo_tokenizer
+    from eosjax.models.llama import LlamaConfig
+    from eosjax.training.setup import PolicySource
+
+    flags = (*case.flags, *(("--vla_path=demo",) if "--use_lora=False" in case.flags else ()))
+    config = configs.parse(flags)
+    shape = PolicySource(None, demo_tokenizer()).vla_config(config, DatasetSpec())
+    vit = {"image_size": 112, "patch_size": 14, "width": 256, "depth": 5, "heads": 4, "mlp_dim": 1024}
+    return config, dataclasses.replace(
+        shape,
+        dino=dataclasses.replace(shape.dino, **vit),
+        siglip=dataclasses.replace(shape.siglip, **vit),
+        llama=LlamaConfig(vocab_size=2048, width=768, depth=6, heads=8, kv_heads=8, mlp_dim=2048),
+    )
+
+
+def _status(field: str) -> int:
+    """Bytes of a field of /proc/self/status."""
+    found = re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert found, field
+    return int(found[1]) * 1024
+
+
+if __name__ == "__main__":
+    main()

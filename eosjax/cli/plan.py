@@ -1,0 +1,159 @@
+"""Tells what training will take, before there are weights or a GPU: parameters, memory of a device by purpose, arithmetic of an update,
+and the largest batch.
+
+All flags of `train.py` are understood; the data is not read. The memory is what XLA assigns to the compiled training step, without
+what the GPU's driver takes for itself (0.5 to 1 GB) and without fragmentation. JAX takes 75 % of a GPU unless told otherwise
+(XLA_PYTHON_CLIENT_MEM_FRACTION=0.95)."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from eosjax import config as configs
+from eosjax.cli import plan_step
+from eosjax.cli.common import table
+from eosjax.cli.plan_step import Memory, Step, count
+from eosjax.config import DEMO_MODEL, TrainConfig
+from eosjax.data.specs import DatasetSpec, spec_for
+from eosjax.data.tokens import demo_tokenizer
+from eosjax.models.hf import files
+from eosjax.models.hf.config import PUBLISHED, vla_config_from_hf
+from eosjax.models.hf.pretrained import Pretrained
+from eosjax.models.openvla import VLAConfig
+from eosjax.training.setup import PolicySource
+from eosjax.training.state import Params
+from eosjax.types import UserError
+
+PROMPT_TOKENS = 40  # assumed of the longest prompt; those of LIBERO have up to about 35
+_MORE = 8  # the second batch size that is compiled, as a multiple of the first
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of the command."""
+    parser.add_argument("--memory_gb", type=float, default=80.0, metavar="GB", help="memory of a GPU, in 10^9 bytes (%(default)s)")
+    parser.usage = "%(prog)s [-h] [--memory_gb GB] [--vla_path PATH] [any other flag of train.py]"
+    for field in dataclasses.fields(TrainConfig):
+        switch: dict[str, Any] = {"nargs": "?", "const": "True"} if field.type == "bool" else {}
+        spellings = dict.fromkeys((f"--{field.name}", f"--{field.name.replace('_', '-')}"))
+        parser.add_argument(*spellings, default=argparse.SUPPRESS, help=argparse.SUPPRESS, **switch)
+    parser.add_argument("--config_path", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints the plan."""
+    if not args.memory_gb > 0:
+        raise UserError(f"--memory_gb: expected more than 0, got {args.memory_gb}")
+    known = {field.name for field in dataclasses.fields(TrainConfig)} | {"config_path"}
+    config = configs.parse([f"--{name}={value}" for name, value in vars(args).items() if name in known])
+    jax.config.update("jax_platforms", "cpu")  # the plan needs no GPU, and shall not take the memory of one
+    vla_config, source = policy_shape(config, spec_for(config.mixture[0].name, config.dataset_specs))
+    text_length = PROMPT_TOKENS + vla_config.action_tokens + 3
+    sizes = (config.batch_size, _MORE * config.batch_size)
+    steps = [plan_step.trace_step(config, vla_config, text_length, size) for size in sizes]
+    with ThreadPoolExecutor() as threads:
+        memories = list(threads.map(plan_step.measure, steps))
+    print(f"{config.vla_path}: {source}\n")
+    print(_parameters(steps[0]) + "\n")
+    print(_memory(config, memories) + "\n")
+    print(_conclusions(config, args.memory_gb, steps[0], memories))
+    return 0
+
+
+@dataclasses.dataclass(frozen=True)
+class _Outline(Pretrained):
+    """A checkpoint of which there is only the config.json."""
+
+    content: Mapping[str, Any]
+
+    def vla_config(self, vision_heads: tuple[int, int] | None = None, **overrides: Any) -> VLAConfig:
+        """The published encoders before the language model of config.json."""
+        return vla_config_from_hf(self.content, **overrides)
+
+
+def policy_shape(config: TrainConfig, spec: DatasetSpec) -> tuple[VLAConfig, str]:
+    """The policy that the flags ask for, and where its shape comes from. Reads no weights, and downloads no more than a config.json.
+
+    Raises:
+        UserError: nothing at `vla_path`, or nothing that tells the shape of a policy.
+    """
+    path, tokenizer = config.vla_path, demo_tokenizer()
+    folder = Path(path).expanduser()
+    if path == DEMO_MODEL:
+        pretrained, source = None, "the built-in small policy"
+    elif any((folder / name).is_file() for name in (files.INDEX, files.SINGLE)):
+        pretrained, source = Pretrained(folder), "shapes from its tensors"
+    elif folder.is_dir():
+        pretrained, source = _Outline(folder, files.read_json(folder, "config.json")), "shapes from its config.json"
+    elif path in PUBLISHED:
+        pretrained, source = _Outline(folder, PUBLISHED[path]), "shapes as published (nothing was downloaded)"
+    else:
+        folder = _download_config(path)
+        pretrained, source = _Outline(folder, files.read_json(folder, "config.json")), "shapes from its config.json on the hub"
+    # The tokenizer matters to the demo alone, whose vocabulary it makes.
+    return PolicySource(pretrained, tokenizer).vla_config(config, spec), source
+
+
+def _download_config(name: str) -> Path:
+    import huggingface_hub  # slow to import, and needed for names only
+
+    try:
+        return Path(huggingface_hub.hf_hub_download(name, "config.json")).parent
+    except (OSError, ValueError) as error:  # its errors are both: no such repository, no access, no network, no valid name
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        raise UserError(
+            f"--vla_path {name}: no such folder, and no config.json from the hub ({reason}); without the hub the shape of "
+            f"{', '.join(PUBLISHED)} is known"
+        ) from error
+
+
+def _groups(params: Params) -> dict[str, Any]:
+    """The parts, with the base model taken apart."""
+    names = {"vision_backbone": "vision encoders", "projector": "projector", "language_model": "language model"}
+    groups = {names.get(str(name), str(name)): tree for name, tree in params["vla"].items()}
+    return groups | {part: tree for part, tree in params.items() if part != "vla"}
+
+
+def _parameters(step: Step) -> str:
+    trainable = step.state.trainable
+    rows = [("parameters", "number", "GB", "")]
+    for name, tree in _groups({**step.frozen, **trainable}).items():
+        state = "trained" if name in trainable or "vla" in trainable else "frozen"
+        dtypes = sorted({str(leaf.dtype) for leaf in jax.tree.leaves(tree)})
+        rows.append((name, f"{count(tree):,}", _gb(plan_step.size_in_bytes(tree)), f"{state}, {' and '.join(dtypes)}"))
+    rows.append(("all", f"{count(step.frozen) + count(trainable):,}", "", f"{count(trainable):,} of them trained"))
+    return table(rows, right=" rr")
+
+
+def _memory(config: TrainConfig, memories: list[Memory]) -> str:
+    """Both compiled batch sizes side by side."""
+    names = {"temporaries": "activations, gradients"}
+    rows = [("GB on a device, at --batch_size", *(str(size) for size in (config.batch_size, _MORE * config.batch_size)))]
+    for field in Memory._fields:
+        label = names.get(field, {"frozen": "frozen weights", "trained": "trained weights"}.get(field, field))
+        rows.append((label, *(_gb(getattr(memory, field)) for memory in memories)))
+    rows.append(("peak", *(_gb(memory.peak) for memory in memories)))
+    return table(rows, right=" rr")
+
+
+def _conclusions(config: TrainConfig, memory_gb: float, step: Step, memories: list[Memory]) -> str:
+    size = config.batch_size
+    most = plan_step.largest_batch((size, memories[0]), (_MORE * size, memories[1]), memory_gb * 1e9)
+    flops = plan_step.count_flops(step)
+    samples = size * config.grad_accumulation_steps
+    lines = [
+        f"an update on a device ({samples} sample(s)): {flops / 1e12:,.3g} TFLOP in matrix products",
+        f"largest --batch_size in {memory_gb:g} GB: " + (str(most) if most else "none; not even one sample fits"),
+        f"assumed: prompts of up to {PROMPT_TOKENS} tokens",
+    ]
+    return "\n".join(lines)
+
+
+def _gb(size: int) -> str:
+    return f"{size / 1e9:.3f}"

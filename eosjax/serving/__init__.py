@@ -1,0 +1,1 @@
+"""Using a trained policy: from an observation to actions, and where to cut them."""

@@ -1,0 +1,213 @@
+"""A policy as a robot sees it.
+
+An observation and an instruction go in; a chunk of actions comes out, and where in it the sub-step ends:
+
+    policy = Policy.load(Path("runs/my-run"))
+    step = policy({"images": [primary, wrist], "state": state}, "pick up the bowl")
+    robot.execute(step.actions if step.cut is None else step.actions[: step.cut + 1])
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from eosjax.data import images
+from eosjax.data.specs import Normalisation, spec_for
+from eosjax.data.stats import STATS_FILE, DatasetStats, load_stats, normalise, unnormalise
+from eosjax.data.tokens import PromptTokenizer, evaluation_prompt
+from eosjax.evaluation.calibration import corrected_probability
+from eosjax.evaluation.validate import EosSetting
+from eosjax.models.heads import ActionHead, EosHead
+from eosjax.models.openvla import OpenVLA, VLAConfig
+from eosjax.training.saved import load_run
+from eosjax.training.setup import PolicySource
+from eosjax.training.state import Params, vla_variables
+from eosjax.types import UserError
+
+PROMPT_TOKENS = 64  # prompts are padded to a multiple of this, so that instructions of usual length share one compiled function
+
+
+class ObservationError(UserError):
+    """An observation that is not what the policy was trained on."""
+
+
+class Prediction(NamedTuple):
+    """What to do next; with a leading batch axis (and a list for `cut`) if a list of instructions was given."""
+
+    actions: np.ndarray  # f64 [k a], in the units of the dataset; where it is normalised that way, a gripper of 1 is open
+    eos_raw: np.ndarray | None  # f64 [k], probability on the scale of the balanced draws; None without an EOS head
+    eos: np.ndarray | None  # f64 [k], probability at the true share of ends
+    cut: Any  # int or None: the first action with which the sub-step ends; what follows it belongs to the next one
+
+
+class Outputs(NamedTuple):
+    """What the networks compute, on the device."""
+
+    hidden: jax.Array  # [b k a d], hidden states of each number of each action
+    actions: jax.Array  # f32 [b k a], normalised
+    eos_logits: jax.Array | None  # f32 [b k], raw
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How a policy was trained, beside its weights."""
+
+    num_images: int  # cameras, the first ones of the dataset's description
+    image_aug: bool  # trained with random crops: evaluated on centre crops
+    normalisation: Normalisation
+    eos: EosSetting | None  # None: no EOS head
+
+
+class Policy:
+    """A trained policy, compiled at its first call.
+
+    The number of rows is padded to a power of two and the prompt to a multiple of `PROMPT_TOKENS`: only a new one of these
+    compiles again.
+
+    Args:
+        vla_config: the model.
+        params: by part, see `training.state`; on the default device from here on.
+        stats: of the dataset whose state and actions the robot has.
+        tokenizer: of the prompts.
+        settings: the rest.
+    """
+
+    def __init__(self, vla_config: VLAConfig, params: Params, stats: DatasetStats, tokenizer: PromptTokenizer, settings: Settings) -> None:
+        self.config, self.stats, self.tokenizer, self.settings = vla_config, stats, tokenizer, settings
+        self._params = jax.device_put(params)
+        self._run = jax.jit(functools.partial(_run, OpenVLA(vla_config)))
+
+    @classmethod
+    def load(cls, run: Path, step: int | None = None, dataset: str | None = None) -> Policy:
+        """The policy of a training run.
+
+        Args:
+            run: folder of the run.
+            step: which checkpoint; None for the newest.
+            dataset: whose statistics to use if the run was trained on several datasets.
+
+        Raises:
+            eosjax.training.checkpoint.CheckpointError: no run there, no such checkpoint, or a damaged one.
+            UserError: `dataset` is missing or not one of the run's.
+        """
+        run = Path(run)
+        saved = load_run(run, step)
+        names = [member.name for member in saved.config.mixture]
+        if dataset is None and len(names) > 1:
+            raise UserError(f"{run}: trained on {len(names)} datasets; name the one whose robot is used: {', '.join(names)}")
+        name = dataset or names[0]
+        settings = Settings(
+            num_images=saved.config.num_images_in_input,
+            image_aug=saved.config.image_aug,
+            normalisation=spec_for(name, saved.config.dataset_specs).normalisation,
+            eos=saved.eos_setting,
+        )
+        tokenizer = PolicySource.open(saved.config).tokenizer
+        return cls(saved.vla_config, saved.params, load_stats(run / STATS_FILE, name), tokenizer, settings)
+
+    def __call__(self, observation: Mapping[str, Any], instruction: str | Sequence[str]) -> Prediction:
+        """The next chunk of actions.
+
+        Args:
+            observation: `images`, u8 [h w 3] of any size for each camera, in the order of the dataset's description; `state` [p],
+                as the dataset has it, for a policy with proprioception. For a list of instructions each image and the state have a
+                leading axis, or are lists.
+            instruction: the sub-step to follow, or a list of b.
+
+        Raises:
+            ObservationError: something is missing or has another shape or type than it should.
+        """
+        outputs = self.outputs(observation, instruction)
+        actions = unnormalise(np.asarray(outputs.actions), self.stats.action, self.settings.normalisation)
+        raw = corrected = None
+        cuts: list[int | None] = [None] * len(actions)
+        if self.settings.eos is not None and outputs.eos_logits is not None:
+            trained, true, threshold = self.settings.eos
+            logits = np.asarray(outputs.eos_logits)
+            raw, corrected = corrected_probability(logits, trained, trained), corrected_probability(logits, trained, true)
+            cuts = [first_end(row, threshold) for row in corrected]
+        if not isinstance(instruction, str):
+            return Prediction(actions, raw, corrected, cuts)
+        return Prediction(actions[0], None if raw is None else raw[0], None if corrected is None else corrected[0], cuts[0])
+
+    def outputs(self, observation: Mapping[str, Any], instruction: str | Sequence[str]) -> Outputs:
+        """The bare outputs of the networks, always with a batch axis; arguments and errors as in `__call__`."""
+        instructions = [instruction] if isinstance(instruction, str) else list(instruction)
+        if not instructions:
+            raise ObservationError("instruction: expected at least one, got an empty list")
+        rows = [observation] if isinstance(instruction, str) else _rows(observation, len(instructions))
+        pictures = np.stack([self._pictures(row) for row in rows])
+        proprio = np.stack([self._proprio(row) for row in rows])
+        inputs = (pictures, *self._text(instructions), proprio)
+        padding = (1 << (len(rows) - 1).bit_length()) - len(rows)
+        padded = (np.concatenate([x, np.repeat(x[:1], padding, axis=0)]) for x in inputs)
+        return jax.tree.map(lambda x: x[: len(rows)], self._run(self._params, *padded))
+
+    def _pictures(self, row: Mapping[str, Any]) -> np.ndarray:
+        """u8 [v h w 3], prepared as for evaluation."""
+        found = [np.asarray(image) for image in row.get("images", ())]
+        if len(found) != self.settings.num_images:
+            raise ObservationError(f"images: expected those of {self.settings.num_images} camera(s), got {len(found)}")
+        for number, image in enumerate(found):
+            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+                raise ObservationError(f"images: camera {number}: expected uint8 [h w 3], got {image.dtype} {list(image.shape)}")
+        prepare = images.centre_crop if self.settings.image_aug else images.resize
+        return np.stack([prepare(image, self.config.dino.image_size) for image in found])
+
+    def _proprio(self, row: Mapping[str, Any]) -> np.ndarray:
+        """f32 [p], normalised; [0] for a policy without proprioception.
+
+        Clipped as a whole, as in the original, though in training the dimensions outside the mask are not.
+        """
+        size = self.config.proprio_dim
+        if not size:
+            return np.zeros(0, np.float32)
+        if row.get("state") is None or np.shape(row["state"]) != (size,):
+            got = "none" if row.get("state") is None else f"{list(np.shape(row['state']))}"
+            raise ObservationError(f"state: expected [{size}], got {got}")
+        return np.clip(normalise(row["state"], self.stats.proprio, self.settings.normalisation), -1.0, 1.0)
+
+    def _text(self, instructions: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Token ids and mask [b l]."""
+        shortest = self.tokenizer.required_length(instructions, 0)
+        length = -(-shortest // PROMPT_TOKENS) * PROMPT_TOKENS + self.config.action_tokens
+        return self.tokenizer.encode([evaluation_prompt(each) for each in instructions], length, self.config.action_tokens)
+
+
+def first_end(probabilities: np.ndarray, threshold: float) -> int | None:
+    """The first of the probabilities [k] that reaches the threshold; None if none does."""
+    reached = np.flatnonzero(probabilities >= threshold)
+    return int(reached[0]) if reached.size else None
+
+
+def _rows(observation: Mapping[str, Any], count: int) -> list[dict[str, Any]]:
+    """A batched observation, row by row."""
+    views = list(observation.get("images", ()))
+    state = observation.get("state")
+    for name, column in [*((f"images: camera {number}", view) for number, view in enumerate(views)), ("state", state)]:
+        if column is not None and len(column) != count:
+            raise ObservationError(f"{name}: expected {count} rows, one for each instruction, got {len(column)}")
+    return [{"images": [view[row] for view in views], "state": None if state is None else state[row]} for row in range(count)]
+
+
+def _run(vla: OpenVLA, params: Params, *inputs: jax.Array) -> Outputs:
+    hidden = _apply(vla, vla_variables(params), *inputs)
+    head = params["action_head"]
+    action_head = ActionHead(head["fc1"]["bias"].shape[0], vla.config.action_dim, dtype=vla.config.dtype)
+    actions = _apply(action_head, {"params": head}, hidden).astype("float32")
+    if "eos_head" not in params:
+        return Outputs(hidden, actions, None)
+    head = params["eos_head"]
+    return Outputs(hidden, actions, _apply(EosHead(head["fc1"]["bias"].shape[0]), {"params": head}, hidden))
+
+
+def _apply(module: nn.Module, variables: Params, *args: jax.Array) -> jax.Array:
+    return module.apply(variables, *args)  # pyright: ignore[reportReturnType]  # a tuple only with `mutable`

@@ -1,0 +1,179 @@
+import functools
+import json
+import re
+
+import huggingface_hub
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from eosjax.cli import plan, plan_step
+from eosjax.cli.plan_step import Memory, Step, count, count_flops, largest_batch, size_in_bytes
+from eosjax.config import TrainConfig
+from eosjax.data.specs import DatasetSpec
+from eosjax.models.hf.config import PUBLISHED
+from eosjax.training.state import init_params, init_state, make_learner, split_params
+from eosjax.types import UserError
+from tests.checkpoints import HEADS, write_checkpoint
+from tests.training.conftest import CONFIG, TINY
+
+# The number of parameters on the model's page, and those in it that are never run: output projection, last block and final norm of
+# both encoders, and SigLIP's pooling.
+OPENVLA_7B, NOT_RUN = 7_541_237_184, 131_334_144 + 12_598_272 + 2_048 + 15_239_376 + 2_304 + 15_238_480
+
+
+def traced(function, *shapes):
+    return Step(None, None, None, jax.jit(function).trace(*(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes)))
+
+
+def layers(x, weights):
+    """Five layers [4 8] -> [4 8]."""
+
+    def layer(x, weight):
+        return jnp.tanh(x @ weight), None
+
+    return lax.scan(jax.checkpoint(layer), x, weights)[0].sum()
+
+
+def test_flops_of_loops_and_of_what_is_recomputed():
+    product = 2 * 4 * 8 * 8
+    assert count_flops(traced(lambda x, w: x @ w, (4, 8), (8, 8))) == product
+    assert count_flops(traced(lambda x, w: jnp.einsum("bij,bjk->bik", x, w), (3, 4, 8), (3, 8, 8))) == 3 * product
+    assert count_flops(traced(layers, (4, 8), (5, 8, 8))) == 5 * product
+    # forward, recomputed, and one product for the gradient of x or two for that of the weights as well
+    assert count_flops(traced(jax.grad(layers), (4, 8), (5, 8, 8))) == 5 * product * 3
+    assert count_flops(traced(jax.grad(layers, argnums=(0, 1)), (4, 8), (5, 8, 8))) == 5 * product * 4
+    branches = traced(lambda x, w: lax.cond(x.sum() > 0, lambda: x @ w @ w, lambda: x @ w), (4, 8), (8, 8))
+    assert count_flops(branches) == 2 * product
+
+
+@pytest.fixture(scope="module")
+def step():
+    """The step of the tiny learner, traced for 3 samples."""
+    return plan_step.trace_step(CONFIG, TINY, 18, 3)
+
+
+def test_memory_has_everything_that_the_step_is_given(step, monkeypatch):
+    analyses, analyse = [], jax.stages.Compiled.memory_analysis
+    monkeypatch.setattr(jax.stages.Compiled, "memory_analysis", lambda self: analyses.append(analyse(self)) or analyses[0])
+    memory = plan_step.measure(step)
+    scalars = 512  # step, key, sums of the metrics
+    assert 0 <= analyses[0].argument_size_in_bytes - (memory.peak - memory.temporaries) < scalars
+    assert memory.temporaries == analyses[0].temp_size_in_bytes > memory.trained  # the gradients, at the least
+
+
+def test_sizes_are_those_of_real_arrays(step):
+    learner = make_learner(CONFIG, TINY)
+    batch = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), step.batch)
+    trainable, frozen = split_params(jax.jit(lambda key: init_params(learner, batch, key))(jax.random.key(0)))
+    state = init_state(learner, trainable, jax.random.key(0))
+    for real, shapes in ((state, step.state), (frozen, step.frozen), (batch, step.batch)):
+        found = [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(shapes)]
+        assert found == [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(real)]
+    assert size_in_bytes(state.trainable) == sum(leaf.nbytes for leaf in jax.tree.leaves(trainable))
+    assert size_in_bytes(jax.random.key(0)) == 8
+
+
+def test_accumulation_takes_its_samples_at_once():
+    config = TrainConfig(grad_accumulation_steps=3)
+    assert {len(leaf.shape) and leaf.shape[0] for leaf in plan_step.abstract_batch(config, TINY, 18, 4)} == {12}
+
+
+def test_largest_batch_lies_on_the_line():
+    def memory(batch):
+        return Memory(100, 20, 40, 5, 1 * batch, 30 + 9 * batch)
+
+    few, many = (2, memory(2)), (8, memory(8))
+    assert largest_batch(few, many, memory(5).peak) == 5
+    assert largest_batch(few, many, memory(5).peak - 1) == 4
+    assert largest_batch(few, many, memory(100).peak) == 100
+    assert largest_batch(few, many, 150) == 0
+
+
+def test_openvla_7b_is_known_without_weights_and_network(monkeypatch):
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", None)
+    vla_config, source = plan.policy_shape(TrainConfig(), DatasetSpec())
+    assert "as published" in source
+    assert vla_config.param_dtype == "bfloat16"
+    learner = make_learner(TrainConfig(), vla_config)
+    batch = plan_step.abstract_batch(TrainConfig(), vla_config, 99, 1)
+    params = jax.eval_shape(lambda batch, key: init_params(learner, batch, key), batch, jax.random.key(0))
+    assert count(params["vla"]) == OPENVLA_7B - NOT_RUN
+
+
+def test_shape_from_a_checkpoint_or_from_config_json_alone(tmp_path):
+    write_checkpoint(tmp_path / "base")
+    config = TrainConfig(vla_path=str(tmp_path / "base"), vision_heads=HEADS)
+    measured, source = plan.policy_shape(config, DatasetSpec())
+    assert source == "shapes from its tensors"
+    content = json.loads((tmp_path / "base" / "config.json").read_text())
+    (tmp_path / "bare").mkdir()
+    (tmp_path / "bare" / "config.json").write_text(json.dumps(content | {"image_sizes": [28, 28]}))
+    published, source = plan.policy_shape(TrainConfig(vla_path=str(tmp_path / "bare")), DatasetSpec())
+    assert source == "shapes from its config.json"
+    assert published.llama == measured.llama
+    assert (published.dino.width, published.dino.image_size) == (1024, 28)
+
+
+def test_config_json_from_the_hub(tmp_path, monkeypatch):
+    (tmp_path / "config.json").write_text(json.dumps(PUBLISHED["openvla/openvla-7b"] | {"text_config": {"vocab_size": 99_008}}))
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda name, file: str(tmp_path / file))
+    vla_config, source = plan.policy_shape(TrainConfig(vla_path="somebody/policy"), DatasetSpec())
+    assert (vla_config.llama.vocab_size, source) == (99_008, "shapes from its config.json on the hub")
+
+    def unreachable(name, file):
+        raise OSError("no network\nat all")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", unreachable)
+    with pytest.raises(UserError, match=r"somebody/policy: no such folder, and no config.json from the hub \(no network\)"):
+        plan.policy_shape(TrainConfig(vla_path="somebody/policy"), DatasetSpec())
+
+
+def test_the_command(run, monkeypatch):
+    monkeypatch.setattr("eosjax.cli.COMMANDS", {"plan": "…"})
+    asked, trace = [], plan_step.trace_step
+
+    @functools.cache
+    def trace_step(*args):
+        asked.append(args)
+        return trace(*args)
+
+    def measure(step):
+        rows = len(step.batch.key)
+        return Memory(1_000_000_000, 200_000_000, 400_000_000, 0, rows * 1_000_000, 300_000_000 + rows * 99_000_000)
+
+    monkeypatch.setattr(plan_step, "trace_step", trace_step)
+    monkeypatch.setattr(plan_step, "measure", measure)
+    flags = ["--vla_path", "demo", "--use_lora=False", "--batch-size", 2, "--use_proprio", "--num_images_in_input", 2]
+    status, out, err = run("plan", "--memory_gb", "4.05", *flags)
+    assert (status, err) == (0, "")
+    config, vla_config, text_length, _ = asked[0]
+    assert (config.use_proprio, config.use_lora, vla_config.proprio_dim, text_length) == (True, False, 8, 40 + 56 + 3)
+    assert [args[-1] for args in asked] == [2, 16]
+    numbers = [int(found.replace(",", "")) for found in re.findall(r"^\w[\w ]*?  +([\d,]+)  +\d\.\d{3}  trained, float32$", out, re.M)]
+    assert len(numbers) == 6
+    assert sum(numbers) == int(re.search(r"^all +([\d,]+)", out, re.M)[1].replace(",", ""))
+    assert re.search(r"^GB on a device, at --batch_size +2 +16$", out, re.M)
+    assert re.search(r"^activations, gradients +0\.498 +1\.884$", out, re.M)
+    assert re.search(r"^peak +2\.100 +3\.500$", out, re.M)
+    assert "an update on a device (2 sample(s))" in out
+    assert "largest --batch_size in 4.05 GB: 21\n" in out
+    assert "none; not even one sample fits" in run("plan", "--memory_gb", "1.9", *flags)[1]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--memory_gb", "0"], "--memory_gb: expected more than 0, got 0.0"),
+        (["--batch_size", "0"], "--batch_size must be greater than 0, got 0"),
+        (["--vla_pat", "demo"], "unrecognized arguments: --vla_pat"),
+        (["--dataset_name", "nothing"], "no description of dataset 'nothing'"),
+    ],
+)
+def test_what_the_command_refuses(run, monkeypatch, flags, message):
+    monkeypatch.setattr("eosjax.cli.COMMANDS", {"plan": "…"})
+    status, out, err = run("plan", *flags)
+    assert (status, out) == (2, "")
+    assert message in err

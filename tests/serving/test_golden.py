@@ -1,0 +1,56 @@
+"""What the PyTorch original predicted, from raw images to unnormalised actions."""
+
+import dataclasses
+import json
+import pathlib
+
+import numpy as np
+import pytest
+
+from benchmarks import parity
+from eosjax.data.stats import load_stats, unnormalise
+from eosjax.data.tokens import load_tokenizer
+from eosjax.evaluation.validate import EosSetting
+from eosjax.serving.policy import Policy, Settings
+
+GOLDEN = pathlib.Path(__file__).resolve().parents[3] / "shared" / "reference" / "golden"
+FOLDERS = [folder for folder in parity.variants(GOLDEN) if (folder / "predict_action.npz").is_file()] if GOLDEN.is_dir() else []
+CASES = [(folder, views, proprio) for folder in FOLDERS for views in (1, 2) for proprio in (0, 1)]
+
+pytestmark = pytest.mark.skipif(not FOLDERS, reason="no golden arrays (folder `shared` beside the checkout)")
+
+
+@pytest.mark.parametrize(("folder", "views", "proprio"), CASES)
+def test_predict_action(folder, views, proprio, tmp_path):
+    golden = dict(np.load(folder / "predict_action.npz"))
+    recorded = {name: golden[f"img{views}_proprio{proprio}/{name}"] for name in _RECORDED}
+    model = parity.load(folder)
+    config = dataclasses.replace(
+        model.config,
+        proprio_dim=golden["proprio"].size if proprio else 0,
+        llama=dataclasses.replace(model.config.llama, lm_head=False),
+    )
+    base = model.params | {"language_model": {key: tree for key, tree in model.params["language_model"].items() if key != "lm_head"}}
+    parts = model.parts if proprio else {part: tree for part, tree in model.parts.items() if part != "proprio_projector"}
+    ((name, content),) = parity.files.read_json(folder / "checkpoint", "config.json")["norm_stats"].items()
+    (tmp_path / "stats.json").write_text(json.dumps({name: content}))
+    stats = load_stats(tmp_path / "stats.json", name)
+    settings = Settings(num_images=views, image_aug=False, normalisation="q99", eos=EosSetting(15 / 35, 15 / 35, 0.5))
+    policy = Policy(config, {"vla": base, **parts}, stats, load_tokenizer(folder / "checkpoint" / "tokenizer.json"), settings)
+
+    pictures = [golden["raw_image"][..., 3 * view : 3 * view + 3] for view in range(views)]
+    # What was recorded went in normalised.
+    observation = {"images": pictures, "state": unnormalise(golden["proprio"], stats.proprio)}
+    instruction = str(golden["prompt"]).removeprefix("In: What action should the robot take to ").removesuffix("?\nOut:")
+    outputs, prediction = policy.outputs(observation, instruction), policy(observation, instruction)
+    expected = recorded["actions_hidden_states"].reshape(outputs.hidden.shape)
+    np.testing.assert_allclose(outputs.hidden, expected, atol=parity.ABSOLUTE, rtol=0)
+    np.testing.assert_allclose(outputs.actions[0], recorded["normalized_actions"], atol=parity.ABSOLUTE, rtol=0)
+    np.testing.assert_allclose(outputs.eos_logits, recorded["eos_logits"][..., 0], atol=parity.ABSOLUTE, rtol=0)
+    np.testing.assert_allclose(prediction.actions, recorded["unnormalized_actions"], atol=parity.ABSOLUTE, rtol=0)
+    probabilities = 1 / (1 + np.exp(-recorded["eos_logits"][0, :, 0]))
+    np.testing.assert_allclose(prediction.eos_raw, probabilities, atol=parity.ABSOLUTE, rtol=0)
+    assert prediction.cut == 0  # every recorded logit is above 0
+
+
+_RECORDED = ("normalized_actions", "unnormalized_actions", "actions_hidden_states", "eos_logits")

@@ -1,0 +1,178 @@
+import dataclasses
+import subprocess
+import sys
+
+import chex
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from eosjax.config import TrainConfig
+from eosjax.data.specs import DatasetSpec
+from eosjax.data.stats import STATS_FILE, save_stats
+from eosjax.data.tokens import demo_tokenizer
+from eosjax.evaluation.calibration import prior_shift
+from eosjax.evaluation.validate import EosSetting
+from eosjax.models.openvla import OpenVLA
+from eosjax.serving import policy as module
+from eosjax.serving.policy import ObservationError, Outputs, Policy, first_end
+from eosjax.training.checkpoint import CheckpointError
+from eosjax.training.setup import PolicySource
+from eosjax.training.state import vla_variables
+from eosjax.types import UserError
+from tests.saved_runs import SHARE, random_like, save_run
+from tests.serving.conftest import SETTINGS, TINY, params
+
+
+def row_of(observation, row):
+    return {"images": [view[row] for view in observation["images"]], "state": observation["state"][row]}
+
+
+def test_a_row_of_a_batch_is_what_it_is_alone(policy, observe):
+    observation, instructions = observe(3), ["close it", "open the top drawer of the cabinet", "push it"]
+    together = policy(observation, instructions)
+    assert together.actions.shape == (3, 8, 7)
+    assert together.eos.shape == together.eos_raw.shape == (3, 8)
+    assert len(together.cut) == 3
+    for row, instruction in enumerate(instructions):
+        alone = policy(row_of(observation, row), instruction)
+        for field in ("actions", "eos_raw", "eos"):
+            np.testing.assert_allclose(getattr(alone, field), getattr(together, field)[row], atol=1e-5, err_msg=field)
+        assert alone.cut == together.cut[row]
+    assert np.ptp(together.actions, axis=0).max() > 1e-2
+
+
+def test_instructions_and_rows_share_compiled_functions(make_policy, observe, monkeypatch):
+    chex.clear_trace_counter()
+    monkeypatch.setattr(module, "_run", chex.assert_max_traces(module._run, n=1))
+    policy = make_policy()
+    policy(observe(3), ["close it", "open it", "push it"])
+    policy(observe(4, size=8), ["close it", "open it", "put the bowl on top of the cabinet near the stove", "push it"])
+    with pytest.raises(AssertionError, match="traced"):
+        policy(observe(2), ["close it", "open it"])  # two rows are not padded to four
+
+
+@pytest.mark.parametrize("image_aug", [False, True])
+def test_a_frame_is_seen_as_in_evaluation(make_source, make_policy, image_aug):
+    rng = np.random.default_rng(3)
+    source = make_source((4, 3), image_aug=image_aug, image_size=TINY.dino.image_size)
+    batch = source.batch(np.array([2, 5]))
+    noise = rng.integers(0, 256, (2, 2, 20, 24, 3), dtype=np.uint8)
+    policy = make_policy(source.data.datasets[0].stats, image_aug=image_aug)
+    prepare = module.images.centre_crop if image_aug else module.images.resize
+    batch = batch._replace(images=np.stack([[prepare(view, TINY.dino.image_size) for view in row] for row in noise]))
+    names = source.data.labels.instructions
+    frames = source.anchors[[2, 5]]
+    instructions = [names[number] for number in source.data.labels.instruction_ids[frames]]
+    observation = {"images": list(noise.swapaxes(0, 1)), "state": source.data.datasets[0].store.proprio[frames]}
+    outputs = policy.outputs(observation, instructions)
+    expected = OpenVLA(TINY).apply(vla_variables(params()), batch.images, batch.input_ids, batch.attn_mask, batch.proprio)
+    np.testing.assert_allclose(outputs.hidden, expected, atol=1e-5)
+
+
+def test_actions_are_in_the_units_of_the_dataset(policy, observe, stats):
+    observation = observe(2)
+    actions = policy(observation, ["close it", "open it"]).actions
+    normalised = np.asarray(policy.outputs(observation, ["close it", "open it"]).actions, np.float64)
+    low, high = stats.action.q01, stats.action.q99
+    expected = (normalised + 1) / 2 * (high - low) + low
+    np.testing.assert_allclose(actions[..., :6], expected[..., :6], atol=1e-6)
+    np.testing.assert_array_equal(actions[..., 6], normalised[..., 6])
+
+
+def test_state_beyond_the_bounds_is_clipped_where_it_is_not_normalised_too(make_policy, observe, stats):
+    proprio = dataclasses.replace(stats.proprio, mask=np.arange(8) < 7)
+    policy, observation = make_policy(dataclasses.replace(stats, proprio=proprio)), row_of(observe(1), 0)
+    far = [policy(observation | {"state": np.where(np.arange(8) == 7, value, 0.0)}, "close it").actions for value in (1.0, 5.0, 0.5)]
+    np.testing.assert_array_equal(far[0], far[1])
+    assert np.abs(far[0] - far[2]).max() > 1e-4
+
+
+@pytest.mark.parametrize(("threshold", "cut"), [(0.5, 5), (0.12, 2), (0.999, None)])
+def test_cut_at_the_first_corrected_probability_that_reaches_the_threshold(make_policy, observe, threshold, cut, monkeypatch):
+    eos = EosSetting(15 / 35, 0.05, threshold)
+    policy = make_policy(eos=eos)
+    wanted = np.array([0.01, 0.1, 0.2, 0.01, 0.3, 0.6, 0.9, 0.1])
+    raw = np.log(wanted / (1 - wanted)) - prior_shift(eos.trained_prior, eos.true_prior)
+    monkeypatch.setattr(policy, "_run", lambda *_: Outputs(jnp.zeros((1, 8, 7, 16)), jnp.zeros((1, 8, 7)), jnp.asarray(raw[None])))
+    prediction = policy(row_of(observe(1), 0), "close it")
+    np.testing.assert_allclose(prediction.eos, wanted, atol=1e-6)
+    np.testing.assert_allclose(prediction.eos_raw, 1 / (1 + np.exp(-raw)), atol=1e-6)
+    assert prediction.eos_raw[2] > 0.5  # raw, the cut would come too early
+    assert prediction.cut == cut
+
+
+def test_the_threshold_itself_is_reached():
+    assert first_end(np.array([0.4, 0.5, 0.6]), 0.5) == 1
+
+
+def test_without_an_eos_head_nothing_is_said_of_ends(make_policy, observe):
+    prediction = make_policy(with_eos=False, eos=None)(observe(2), ["close it", "open it"])
+    assert (prediction.eos, prediction.eos_raw, prediction.cut) == (None, None, [None, None])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"images": []}, r"images: expected those of 2 camera\(s\), got 0"),
+        ({"images": [np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8, 3))]}, r"camera 1: expected uint8 \[h w 3\], got float64 \[8, 8, 3\]"),
+        ({"images": [np.zeros((8, 8), np.uint8)] * 2}, r"camera 0: expected uint8 \[h w 3\], got uint8 \[8, 8\]"),
+        ({"state": None}, r"state: expected \[8\], got none"),
+        ({"state": np.zeros(7)}, r"state: expected \[8\], got \[7\]"),
+    ],
+)
+def test_faulty_observations_are_named(policy, observe, change, message):
+    with pytest.raises(ObservationError, match=message):
+        policy(row_of(observe(1), 0) | change, "close it")
+
+
+def test_a_batch_has_as_many_rows_as_instructions(policy, observe):
+    with pytest.raises(ObservationError, match="camera 0: expected 3 rows, one for each instruction, got 2"):
+        policy(observe(2), ["close it"] * 3)
+    with pytest.raises(ObservationError, match="state: expected 2 rows"):
+        policy(observe(2) | {"state": np.zeros((1, 8))}, ["close it"] * 2)
+    with pytest.raises(ObservationError, match="got an empty list"):
+        policy(observe(2), [])
+
+
+@pytest.fixture(scope="module")
+def saved_run(tmp_path_factory, stats):
+    """A run on two datasets with checkpoints of steps 1 and 2, and the statistics of both."""
+    flags = {"dataset_name": "libero_goal,libero_10", "use_proprio": True, "image_aug": False, "eos_threshold": 0.3}
+    saved = save_run(tmp_path_factory.mktemp("runs") / "run", TrainConfig(vla_path="demo", use_lora=False, **flags), (1, 2))
+    other = dataclasses.replace(stats, action=dataclasses.replace(stats.action, q01=stats.action.min))
+    both = {"libero_goal": stats, "libero_10": other}
+    save_stats(saved.folder / STATS_FILE, both)
+    return saved, both
+
+
+def test_load_is_the_policy_that_was_saved(saved_run, observe):
+    saved, stats = saved_run
+    vla_config = PolicySource.open(saved.config).vla_config(saved.config, DatasetSpec())
+    observation = {"images": observe(1)["images"][0], "state": np.zeros(8)}
+    settings = dataclasses.replace(SETTINGS, num_images=1, eos=EosSetting(15 / 35, SHARE, 0.3))
+    for step, dataset in ((None, "libero_goal"), (1, "libero_10")):
+        loaded = Policy.load(saved.folder, step, dataset)
+        assert loaded.settings == settings
+        params = random_like(saved.params, step or 2)
+        expected = Policy(vla_config, params, stats[dataset], demo_tokenizer(), settings)(observation, "close it")
+        found = loaded(observation, "close it")
+        np.testing.assert_array_equal(found.actions, expected.actions)
+        np.testing.assert_array_equal(found.eos, expected.eos)
+
+
+def test_load_asks_for_what_it_cannot_know(saved_run, tmp_path):
+    folder = saved_run[0].folder
+    with pytest.raises(UserError, match="trained on 2 datasets; name the one whose robot is used: libero_goal, libero_10"):
+        Policy.load(folder)
+    with pytest.raises(UserError, match="bridge_orig"):
+        Policy.load(folder, dataset="bridge_orig")
+    with pytest.raises(CheckpointError, match="no checkpoint of step 7; there are those of 1, 2"):
+        Policy.load(folder, 7, "libero_10")
+    with pytest.raises(CheckpointError, match=r"no config\.yaml"):
+        Policy.load(tmp_path)
+
+
+def test_serving_comes_without_tensorflow():
+    code = "import sys, eosjax.serving.policy; print([m for m in ('tensorflow', 'tensorflow_datasets') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
