@@ -261,7 +261,7 @@ def _find(folder: Path, leaves: Mapping[tuple[str, ...], Any], field: str, key: 
     if found:
         both = " or ".join("/".join(path) for path in found)
         raise DatasetError(f"{folder}: {field}: {key!r} may mean {both}; write which one")
-    raise DatasetError(f"{folder}: {field}: expected a feature {key!r}; found: {', '.join('/'.join(leaf) for leaf in leaves)}")
+    raise DatasetError(f"{folder}: {field}: expected a feature {key!r}; found: {', '.join(sorted('/'.join(leaf) for leaf in leaves))}")
 
 
 def _nest(leaves: Mapping[tuple[str, ...], Any]) -> dict[str, Any]:
