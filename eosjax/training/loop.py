@@ -20,6 +20,7 @@ from eosjax.evaluation.validate import EosSetting, Validation, validate
 from eosjax.models.hf.pretrained import PARTS, Pretrained
 from eosjax.training import metrics, setup
 from eosjax.training.checkpoint import Checkpoints, fetch_fingerprints
+from eosjax.training.host_memory import keep_freed_memory
 from eosjax.training.interrupt import stop_signals
 from eosjax.training.logging import Console, MetricWriter, check_wandb, eos_line, waiting_line
 from eosjax.training.parallel import DataParallel, Device, choose_devices
@@ -43,6 +44,8 @@ def run(config: TrainConfig) -> None:
     check_wandb(config)
     check_paths(config)
     devices = choose_devices(config.num_devices)
+    if devices[0].platform == "cpu":
+        keep_freed_memory()
     policy = setup.PolicySource.open(config)
     data = setup.open_data(config, policy)
     if config.use_eos_classification:
