@@ -13,6 +13,9 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from itertools import repeat
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -106,17 +109,23 @@ def _write(folder: Path, episodes: int, seed: int) -> None:
     writer = tfds.core.SequentialWriter(info, max_examples_per_shard=-(-episodes // _SHARDS))
     writer.initialize_splits(["train"])
     bodies = {}
-    for index in tqdm(range(episodes), "generating the demo", unit="episode", disable=not sys.stderr.isatty()):
-        episode = demo_episode(index, seed)
-        file_path = f"{DATASET_NAME}/{index:05d}.hdf5"
-        writer.add_examples({"train": [_example(episode, file_path)]})
-        bodies[file_path] = _label_body(episode.rollout)
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
+        records = pool.map(_record, range(episodes), repeat(seed))
+        for example, body in tqdm(records, "generating the demo", episodes, unit="episode", disable=not sys.stderr.isatty()):
+            writer.add_examples({"train": [example]})
+            bodies[example["episode_metadata"]["file_path"]] = body
     writer.close_all()
     labels: dict[str, dict[str, Any]] = {}
     for number, file_path in enumerate(_read_order(tfds, target)):
         body = bodies[file_path]
         labels.setdefault(body["instruction"].replace(" ", "_"), {})[f"episode_{number}"] = body
     (folder / _LABELS).write_text(json.dumps({DATASET_NAME: labels}))
+
+
+def _record(index: int, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Episode `index` as RLDS wants it, and its entry in the label file."""
+    episode = demo_episode(index, seed)
+    return _example(episode, f"{DATASET_NAME}/{index:05d}.hdf5"), _label_body(episode.rollout)
 
 
 def _features(tfds: Any) -> Any:
