@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ def in_process(monkeypatch):
     """Writes datasets in this process, where the simulation can be replaced."""
     write = lambda module, folder, episodes, seed: demo._write(folder, int(episodes), int(seed))
     monkeypatch.setattr(demo, "run_module", write)
+    monkeypatch.setattr(demo, "ProcessPoolExecutor", lambda mp_context: ThreadPoolExecutor())
 
 
 def rollouts(seed: int, count: int) -> list[Rollout]:
