@@ -99,7 +99,7 @@ def test_data_commands_come_without_jax_and_tensorflow():
 import sys, importlib
 from eosjax.cli import COMMANDS
 assert not any(module.startswith("eosjax.cli.") for module in sys.modules), "a command is loaded before it is called"
-for name in ("prepare", "inspect", "label"):
+for name in ("prepare", "inspect", "label", "score"):
     assert name in COMMANDS
     importlib.import_module("eosjax.cli." + name)
 print([m for m in {heavy} if m in sys.modules])

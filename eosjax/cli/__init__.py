@@ -19,6 +19,7 @@ COMMANDS = {
     "inspect": "report what is in a dataset, and whether its sub-step labels fit",
     "label": "make sub-step labels for a pick-and-place dataset that has none",
     "export": "write the policy of a training run for PyTorch: heads, PEFT adapter or merged checkpoint",
+    "score": "measure how well scores from a file tell the ends of sub-steps",
     "plan": "tell what training will take: parameters, memory, arithmetic, the largest batch",
 }
 # 1 is for commands to give a meaning to, so Python's own status of a traceback will not do.

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import base64
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from eosjax.cli import svg
-from eosjax.cli.inspect_style import STYLE
+from eosjax.cli import page, svg
 from eosjax.data.episode_view import EpisodeView, Substep
 from eosjax.data.frames import FrameStore
 from eosjax.data.survey import Dimension, Survey
 
 AROUND_END = (-4, -2, 0, 2, 4)  # steps of the pictures in a strip, counted from the end
 _LISTED_PROBLEMS = 200
-_NUMBER = re.compile(r"[-–]?[0-9.,]*%?")
 
 
 def render(survey: Survey, store: FrameStore, views: Sequence[EpisodeView]) -> str:
@@ -30,11 +26,7 @@ def render(survey: Survey, store: FrameStore, views: Sequence[EpisodeView]) -> s
     sections = [_verdict(survey), _tiles(survey), _problems(survey), _charts(survey), _buffer(survey)]
     sections += [_episode(view, survey, store) for view in views]
     sections += [_instructions(survey), _tasks(survey), _statistics(survey)]
-    return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        f"<title>{escape(survey.dataset)} · eosjax inspect</title><style>{STYLE}</style></head><body><main>"
-        f"<header><p>eosjax inspect</p><h1>{escape(survey.dataset)}</h1></header>{''.join(sections)}</main></body></html>\n"
-    )
+    return page.document("eosjax inspect", survey.dataset, "".join(sections))
 
 
 def _verdict(survey: Survey) -> str:
@@ -81,7 +73,7 @@ def _problems(survey: Survey) -> str:
     hidden = len(survey.problems) - len(rows)
     more = f"<p>… and {hidden} more; --json has all of them.</p>" if hidden else ""
     summary = ", ".join(f"{count} × {escape(kind)}" for kind, count in totals.most_common())
-    return _section("Problems", f"<p>{summary}</p>{_table(('kind', 'episode', 'what'), rows)}{more}")
+    return page.section("Problems", f"<p>{summary}</p>{page.table(('kind', 'episode', 'what'), rows)}{more}")
 
 
 def _charts(survey: Survey) -> str:
@@ -94,8 +86,8 @@ def _charts(survey: Survey) -> str:
             figures += f"<figure><figcaption><b>{title}</b> {note}</figcaption>{svg.histogram(values, 'steps', title)}</figure>"
     if survey.ends_per_episode:
         rows = [(ends, episodes) for ends, episodes in survey.ends_per_episode]
-        figures += f"<figure><figcaption><b>Ends in an episode</b></figcaption>{_table(('ends', 'episodes'), rows)}</figure>"
-    return _section("Lengths", f'<div class="charts">{figures}</div>')
+        figures += f"<figure><figcaption><b>Ends in an episode</b></figcaption>{page.table(('ends', 'episodes'), rows)}</figure>"
+    return page.section("Lengths", f'<div class="charts">{figures}</div>')
 
 
 def _buffer(survey: Survey) -> str:
@@ -103,7 +95,7 @@ def _buffer(survey: Survey) -> str:
         return ""
     buffer = survey.buffer
     flags = f"--eos_sample_positive {buffer.suggested_positives} --eos_min_positive {buffer.suggested_positives}"
-    return _section(
+    return page.section(
         "What it means for the buffer",
         f"<p>At <code>--batch_size {buffer.batch_size}</code> on one device a training step brings "
         f"{buffer.rows_per_step} rows ({survey.chunk} actions a sample), about <b>{buffer.ends_per_step:.1f}</b> of them ends. With the "
@@ -125,7 +117,7 @@ def _episode(view: EpisodeView, survey: Survey, store: FrameStore) -> str:
         '<p class="legend"><span class="speed">speed of the hand, in units of the state a second</span> '
         '<span class="command">gripper command</span> <span class="last">end of a sub-step</span></p>'
     )
-    return _section(f"Episode {view.episode}: {view.task}", f'{legend}{svg.timeline(view)}<div class="strips">{"".join(strips)}</div>')
+    return page.section(f"Episode {view.episode}: {view.task}", f'{legend}{svg.timeline(view)}<div class="strips">{"".join(strips)}</div>')
 
 
 def _strip(title: str, substep: Substep, view: EpisodeView, survey: Survey, store: FrameStore) -> str:
@@ -138,7 +130,7 @@ def _strip(title: str, substep: Substep, view: EpisodeView, survey: Survey, stor
             pictures.append(f'<figure class="absent"><figcaption>{offset:+d}: no step</figcaption></figure>')
             continue
         images = "".join(
-            f'<img src="{_data_uri(data)}" alt="{escape(camera)}, step {step}">'
+            f'<img src="{page.data_uri(data)}" alt="{escape(camera)}, step {step}">'
             for camera, data in zip(survey.cameras, store.images(first_frame + step), strict=True)
         )
         kind = ' class="last"' if offset == 0 and substep.is_end else ""
@@ -148,29 +140,24 @@ def _strip(title: str, substep: Substep, view: EpisodeView, survey: Survey, stor
     return f'<div class="strip"><p>{title}{no_end}</p><div class="pictures">{"".join(pictures)}</div></div>'
 
 
-def _data_uri(data: bytes) -> str:
-    kind = "png" if data.startswith(b"\x89PNG") else "jpeg"  # RLDS datasets have no other kind
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
-
-
 def _instructions(survey: Survey) -> str:
     if not survey.instructions:
         return ""
     rows = [(each.text, f"{each.steps:,}", f"{each.ends:,}") for each in survey.instructions]
-    return _section(f"Instructions ({len(rows)})", _table(("instruction", "steps", "ends"), rows))
+    return page.section(f"Instructions ({len(rows)})", page.table(("instruction", "steps", "ends"), rows))
 
 
 def _tasks(survey: Survey) -> str:
     rows = [(each.text, each.episodes, each.matched_episodes) for each in survey.tasks]
-    return _section(f"Tasks ({len(rows)})", _table(("task", "episodes", "matched"), rows))
+    return page.section(f"Tasks ({len(rows)})", page.table(("task", "episodes", "matched"), rows))
 
 
 def _statistics(survey: Survey) -> str:
     tables = "".join(
-        f"<h3>{name}</h3>{_table(('', 'mean', 'std', 'min', '1 %', '99 %', 'max', 'clipped', ''), dimension_rows(dimensions))}"
+        f"<h3>{name}</h3>{page.table(('', 'mean', 'std', 'min', '1 %', '99 %', 'max', 'clipped', ''), dimension_rows(dimensions))}"
         for name, dimensions in (("Actions", survey.action), ("State", survey.proprio))
     )
-    return _section("Statistics", f"<p>Over all steps, before normalisation; the last action is the gripper, 1 = open.</p>{tables}")
+    return page.section("Statistics", f"<p>Over all steps, before normalisation; the last action is the gripper, 1 = open.</p>{tables}")
 
 
 def dimension_rows(dimensions: Iterable[Dimension]) -> list[tuple[object, ...]]:
@@ -184,19 +171,3 @@ def dimension_rows(dimensions: Iterable[Dimension]) -> list[tuple[object, ...]]:
         )
         for number, each in enumerate(dimensions)
     ]
-
-
-def _section(title: str, body: str) -> str:
-    return f"<section><h2>{escape(title)}</h2>{body}</section>"
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Columns whose cells are numbers are set to the right."""
-    right = [all(_NUMBER.fullmatch(str(cell)) for cell in column) for column in zip(*rows, strict=True)] or [False] * len(header)
-
-    def line(cells: Sequence[object], tag: str) -> str:
-        kinds = [' class="number"' if is_right else "" for is_right in right]
-        return "<tr>" + "".join(f"<{tag}{kind}>{escape(str(cell))}</{tag}>" for cell, kind in zip(cells, kinds, strict=True)) + "</tr>"
-
-    body = "".join(line(row, "td") for row in rows)
-    return f'<div class="scroll"><table><thead>{line(header, "th")}</thead><tbody>{body}</tbody></table></div>'

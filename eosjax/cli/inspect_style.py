@@ -1,4 +1,4 @@
-"""The style sheet of the page of `eosjax inspect`, for light and dark screens."""
+"""The style sheet of the pages, for light and dark screens."""
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1c2430; --soft: #657184; --paper: #f5f6f8; --card: #fff; --rule: #dfe3e9; --blue: #2f6fb7;

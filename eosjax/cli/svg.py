@@ -29,12 +29,10 @@ def histogram(values: Histogram, unit: str, title: str) -> str:
         )
     middle = len(values.counts) // 2
     ticks = {0: "start", middle: "middle", len(values.counts): "end"}
-    labels = "".join(_text(left + at * step, height - bottom + 15, str(values.edges[at]), anchor) for at, anchor in ticks.items())
-    axis = _line(left, height - bottom, width - 8, height - bottom, "axis")
-    names = (
-        _text(left - 6, 20, f"{top}", "end") + _text(left - 6, height - bottom, "0", "end") + _text(width / 2, height - 3, unit, "middle")
-    )
-    return _svg(width, height, title, axis + "".join(bars) + labels + names)
+    labels = "".join(text(left + at * step, height - bottom + 15, str(values.edges[at]), anchor) for at, anchor in ticks.items())
+    axis = line(left, height - bottom, width - 8, height - bottom, "axis")
+    names = text(left - 6, 20, f"{top}", "end") + text(left - 6, height - bottom, "0", "end") + text(width / 2, height - 3, unit, "middle")
+    return drawing(width, height, title, axis + "".join(bars) + labels + names)
 
 
 def timeline(view: EpisodeView) -> str:
@@ -54,47 +52,66 @@ def timeline(view: EpisodeView) -> str:
             f'<rect class="band band{number % 2}" x="{begin:.1f}" y="{chart_top - 14}" width="{end - begin:.1f}" '
             f'height="{grip_bottom - chart_top + 14}"><title>{escape(name)}</title></rect>'
         )
-        parts.append(_text((begin + end) / 2, chart_top - 2, str(number + 1), "middle", "number"))
+        parts.append(text((begin + end) / 2, chart_top - 2, str(number + 1), "middle", "number"))
     fastest = max(float(view.speed.max(initial=0.0)), 1e-9)
     heights = chart_bottom - (chart_bottom - chart_top - 6) * view.speed / fastest
-    parts += [_line(_LEFT, chart_bottom, _RIGHT, chart_bottom, "axis"), _polyline([x(t + 0.5) for t in range(steps)], heights)]
+    parts += [line(_LEFT, chart_bottom, _RIGHT, chart_bottom, "axis"), polyline([x(t + 0.5) for t in range(steps)], heights)]
     command = np.clip(view.gripper, 0.0, 1.0)
     levels = np.repeat(grip_bottom - (grip_bottom - grip_top) * command, 2)
     corners = [x(edge) for t in range(steps) for edge in (t, t + 1)]
-    parts += [_line(_LEFT, grip_bottom, _RIGHT, grip_bottom, "axis"), _polyline(corners, levels, "line grip")]
+    parts += [line(_LEFT, grip_bottom, _RIGHT, grip_bottom, "axis"), polyline(corners, levels, "line grip")]
     for substep in view.substeps:
         if substep.is_end:
             at = x(substep.last + 0.5)
-            parts.append(_line(at, chart_top - 14, at, grip_bottom, "end"))
-            parts.append(_text(at, chart_top - 20, str(substep.last), "middle", "endlabel"))
+            parts.append(line(at, chart_top - 14, at, grip_bottom, "end"))
+            parts.append(text(at, chart_top - 20, str(substep.last), "middle", "endlabel"))
     parts += [
-        _text(_LEFT - 6, chart_top + 8, f"{fastest:.2g}", "end"),
-        _text(_LEFT - 6, chart_bottom, "0", "end"),
-        _text(_LEFT - 6, grip_top + 8, "open", "end"),
-        _text(_LEFT - 6, grip_bottom, "closed", "end"),
-        *(_text(x(step), height - 14, str(step), "middle") for step in _ticks(steps)),
-        _text(_LEFT - 12, height - 14, "step", "end"),
+        text(_LEFT - 6, chart_top + 8, f"{fastest:.2g}", "end"),
+        text(_LEFT - 6, chart_bottom, "0", "end"),
+        text(_LEFT - 6, grip_top + 8, "open", "end"),
+        text(_LEFT - 6, grip_bottom, "closed", "end"),
+        *(text(x(step), height - 14, str(step), "middle") for step in ticks(steps)),
+        text(_LEFT - 12, height - 14, "step", "end"),
     ]
-    return _svg(_WIDTH, height, f"speed of the hand and gripper command in episode {view.episode}", "".join(parts))
+    return drawing(_WIDTH, height, f"speed of the hand and gripper command in episode {view.episode}", "".join(parts))
 
 
-def _ticks(steps: int) -> range:
+def ticks(steps: int) -> range:
+    """At most thirteen round numbers from 0 on, below `steps`."""
     every = next(size for size in (5, 10, 20, 25, 50, 100, 200, 500, 1000, 5000, steps + 1) if steps / size <= 12 or size > steps)
     return range(0, steps, every)
 
 
-def _polyline(xs: list[float], ys: np.ndarray, kind: str = "line") -> str:
+def polyline(xs: list[float], ys: np.ndarray, kind: str = "line") -> str:
+    """A line through points, in the units of the drawing."""
     points = " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(xs, ys.tolist(), strict=True))
     return f'<polyline class="{kind}" points="{points}"/>'
 
 
-def _line(x1: float, y1: float, x2: float, y2: float, kind: str) -> str:
+def line(x1: float, y1: float, x2: float, y2: float, kind: str) -> str:
+    """A line between two points."""
     return f'<line class="{kind}" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>'
 
 
-def _text(x: float, y: float, text: str, anchor: str, kind: str = "tick") -> str:
+def text(x: float, y: float, text: str, anchor: str, kind: str = "tick") -> str:
+    """A text whose `anchor` (start, middle, end) is at a point."""
     return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
 
 
-def _svg(width: float, height: float, title: str, body: str) -> str:
+def drawing(width: float, height: float, title: str, body: str) -> str:
+    """The SVG element round the parts."""
     return f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(title)}">{body}</svg>'
+
+
+def dot(x: float, y: float, radius: float, kind: str, title: str = "") -> str:
+    """A filled circle, with a text for when it is pointed at."""
+    return f'<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="{radius}">{_title(title)}</circle>'
+
+
+def box(x: float, y: float, width: float, height: float, kind: str, title: str = "") -> str:
+    """A filled rectangle, with a text for when it is pointed at."""
+    return f'<rect class="{kind}" x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}">{_title(title)}</rect>'
+
+
+def _title(text: str) -> str:
+    return f"<title>{escape(text)}</title>" if text else ""

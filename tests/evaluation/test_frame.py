@@ -1,11 +1,12 @@
-"""Merged votes against a loop, average precision against worked numbers."""
+"""Merged votes against a loop, average precision against worked numbers, calibration against scikit-learn."""
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.calibration import calibration_curve
 
-from eosjax.evaluation.frame import average_precision, merge_chunks
+from eosjax.evaluation.frame import FrameTable, average_precision, merge_chunks
 
 
 @settings(deadline=None, derandomize=True)
@@ -44,3 +45,41 @@ def test_average_precision_of_worked_cases():
     assert average_precision(ends, np.array([5.0, 4, 3, 2, 1])) == pytest.approx((1 + 2 / 3) / 2)
     assert average_precision(ends, np.zeros(5)) == pytest.approx(0.4)  # no ranking at all: the share of ends
     assert np.isnan(average_precision(np.zeros(3, bool), np.arange(3.0)))
+
+
+def table(probabilities, ends):
+    return FrameTable.of(np.array(probabilities, float), np.array(ends, bool), np.array([len(ends)]))
+
+
+ONCE = np.ones(1, int)
+
+
+def test_calibration_error_of_a_worked_case():
+    reliability = table([0.1, 0.2, 0.3, 0.4, 0.9, 0.8], [0, 0, 1, 0, 1, 1]).reliability(ONCE, bins=3)
+    np.testing.assert_allclose(reliability.said, [0.15, 0.35, 0.85])
+    np.testing.assert_allclose(reliability.came, [0, 0.5, 1])
+    assert reliability.steps.tolist() == [2, 2, 2]
+    assert reliability.error == pytest.approx((0.15 + 0.15 + 0.15) / 3)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 8))
+def test_bins_of_equal_mass_are_scikit_learns(seed, per_bin):
+    rng = np.random.default_rng(seed)
+    said, ends = rng.permutation(5 * per_bin) / (5 * per_bin), rng.random(5 * per_bin) < 0.5
+    came, mean = calibration_curve(ends, said, n_bins=5, strategy="quantile")
+    reliability = table(said, ends).reliability(ONCE, bins=5)
+    np.testing.assert_allclose(reliability.said, mean)
+    np.testing.assert_allclose(reliability.came, came)
+
+
+def test_equal_probabilities_are_never_torn_apart():
+    reliability = table([0.2] * 7 + [0.6] * 3, [0] * 9 + [1]).reliability(ONCE, bins=5)
+    np.testing.assert_allclose(reliability.said, [0.2, 0.6])
+    assert reliability.steps.tolist() == [7, 3]
+    assert reliability.error == pytest.approx(0.7 * 0.2 + 0.3 * (0.6 - 1 / 3))
+
+
+def test_a_certain_mistake_has_a_finite_likelihood():
+    values = table([1.0, 0.5], [0, 1]).metrics(ONCE)
+    assert values["frame/nll"] == pytest.approx((-np.log(np.finfo(float).eps) + np.log(2)) / 2)
+    assert values["frame/brier"] == pytest.approx((1 + 0.25) / 2)

@@ -1,0 +1,64 @@
+"""Measures how well the scores of any system tell the ends of sub-steps: a table, metrics.json, and a page with charts.
+
+FILE has a row for every control step: episode,step,score,label, the score a probability that a sub-step ends at this step."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from eosjax.cli import common
+from eosjax.cli.common import table
+from eosjax.cli.event_page import render
+from eosjax.evaluation.event_report import EventReport, delay_row, event_rows, frame_rows
+from eosjax.evaluation.measure import NMS_WINDOW
+from eosjax.evaluation.score_file import read_scores
+from eosjax.types import UserError
+
+METRICS, PAGE = "metrics.json", "report.html"
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of the command."""
+    parser.add_argument("file", type=Path, metavar="FILE", help="CSV with the columns episode, step, score, label")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help=f"folder for {METRICS} and {PAGE}; must not have them yet")
+    parser.add_argument("--threshold", type=float, default=0.5, metavar="P", help="score from which a step may fire (%(default)s)")
+    parser.add_argument(
+        "--nms", type=int, default=NMS_WINDOW, metavar="W", help="a firing rules out lower scores up to W steps away (%(default)s)"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measures and writes."""
+    if not 0 < args.threshold <= 1:
+        raise UserError(f"--threshold: expected a probability above 0, up to 1, got {args.threshold:g}")
+    if args.nms < 0:
+        raise UserError(f"--nms: expected 0 steps or more, got {args.nms}")
+    refuse_results(args.out)
+    report = EventReport.of(args.file.name, read_scores(args.file), args.threshold, args.nms)
+    paths = write_report(args.out, report, render("eosjax score", report))
+    print("\n\n".join([terminal(report), "\n".join(f"written: {path}" for path in paths)]))
+    return 0
+
+
+def refuse_results(folder: Path) -> None:
+    """Raises a `UserError` if the folder has results that would be overwritten."""
+    found = [name for name in (METRICS, PAGE) if (folder / name).exists()]
+    if found:
+        raise UserError(f"--out {folder}: expected a folder without results, it has {' and '.join(found)}; choose another or move them")
+
+
+def write_report(folder: Path, report: EventReport, page: str) -> list[Path]:
+    """Writes the figures and the page, and returns where."""
+    files = [(folder / METRICS, json.dumps(report.to_json(), indent=1, allow_nan=False) + "\n"), (folder / PAGE, page)]
+    for path, text in files:
+        common.write_text(path, text)
+    return [path for path, _ in files]
+
+
+def terminal(report: EventReport) -> str:
+    """The report as text."""
+    intervals = "in brackets: 95 % intervals over episodes" if report.measured.intervals else "no intervals: there is one episode only"
+    rows = [delay_row(report.measured), *frame_rows(report.measured)]
+    return "\n\n".join([f"{report.title}: {report.sentence()}; {intervals}", table(event_rows(report.measured)), table(rows)])

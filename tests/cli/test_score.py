@@ -1,0 +1,169 @@
+import contextlib
+import io
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from eosjax.cli import event_page
+from eosjax.evaluation.event_report import EventReport
+from eosjax.evaluation.measure import ScoredEpisode
+from tests.cli.page import Page
+
+DOCS = Path(__file__).parents[2] / "docs" / "evaluation.md"
+
+
+@pytest.fixture
+def worked(tmp_path):
+    """Truth 10, 50, 90; fired 9 (.9), 12 (.8), 55 (.7), 91 (.6). Two episodes of it, the second with a name that has to be escaped."""
+    fired = {9: 0.9, 12: 0.8, 55: 0.7, 91: 0.6}
+    rows = [f"{name},{step},{fired.get(step, 0)},{int(step in (10, 50, 90))}" for name in ("first", "<b>&") for step in range(100)]
+    path = tmp_path / "worked.csv"
+    path.write_text("\n".join(["episode,step,score,label", *rows]) + "\n")
+    return path
+
+
+@pytest.fixture
+def score(run, tmp_path):
+    """A function (file, *flags) -> (stdout, metrics, page)."""
+
+    def score(file, *flags):
+        status, out, err = run("score", file, "--out", tmp_path / "out", *flags)
+        assert (status, err) == (0, "")
+        return out, json.loads((tmp_path / "out" / "metrics.json").read_text()), Page((tmp_path / "out" / "report.html").read_text())
+
+    return score
+
+
+def test_the_worked_case(score, worked, tmp_path):
+    out, metrics, page = score(worked)
+    expected = {"precision": 0.5, "recall": 2 / 3, "f1": 4 / 7, "ap": 0.5}
+    for name, value in expected.items():
+        assert metrics[f"event/{name}@2"] == pytest.approx(value)
+        assert metrics["intervals_95"][f"event/{name}@2"] == pytest.approx([value, value])  # both episodes are the same
+    assert metrics["event/delay_median"] == 1
+    assert metrics["frame/share_of_ends"] == 0.03
+    assert metrics["about"] == {
+        "title": "worked.csv",
+        "protocol": "dense",
+        "threshold": 0.5,
+        "nms": 2,
+        "episodes": 2,
+        "steps": 200,
+        "ends": 6,
+        "fired": 8,
+    }
+    assert "2 episodes, 200 steps, 6 true ends; 8 fired at threshold 0.5" in out
+    assert "±2      0.500 [0.500, 0.500]  0.667 [0.667, 0.667]  0.571 [0.571, 0.571]  0.500 [0.500, 0.500]" in out
+    assert f"written: {tmp_path / 'out' / 'report.html'}" in out
+    assert "0.571" in page.text
+
+
+def test_flags_move_what_fires(score, worked):
+    _, metrics, _ = score(worked, "--threshold", "0.75", "--nms", "3")
+    assert (metrics["event/precision@2"], metrics["about"]["fired"]) == (1, 2)
+
+
+def test_the_page(score, worked):
+    _, _, page = score(worked)
+    assert page.needs_nothing_else()
+    assert page.count("figure", None) == 5  # charts
+    assert "b" in {tag for tag, _ in page.tags}  # of the charts; the name of the episode is none
+    assert "<b>&" in page.text
+    # Two episodes are shown. At a collar of 2 there are two hits, a miss and two false alarms in each.
+    assert page.count("circle", "hit") == page.count("circle", "false") == 4
+    assert page.count("line", "end") == 4
+    assert page.count("line", "end missed") == 2
+    # Four curves and four dots in three charts; two episodes.
+    dots = [attrs for tag, attrs in page.tags if tag == "circle" and attrs["class"].startswith("dot") and "s0" in attrs["class"]]
+    assert len(dots) == 3
+    assert page.count("polyline", "line") == 2
+
+
+def test_pictures_at_true_ends_and_firings(worked):
+    scores, ends = np.zeros(30), np.zeros(30, bool)
+    scores[[9, 20]], ends[[10, 28]] = 0.9, True
+    report = EventReport.of("title", [ScoredEpisode("a", scores, ends)], 0.5)
+    asked = []
+
+    def pictures(number, step):
+        asked.append((number, step))
+        return [b"\x89PNG" + bytes([step]), b"\xff\xd8" + bytes([step])]
+
+    page = Page(event_page.render("eosjax evaluate", report, pictures))
+    assert asked == [(0, 9), (0, 10), (0, 20), (0, 28)]
+    assert sum(tag == "img" for tag, _ in page.tags) == 8
+    for caption in ("step 9: fired (-1)", "step 10: true end", "step 20: false alarm", "step 28: true end, missed"):
+        assert caption in page.text
+    assert page.needs_nothing_else()
+
+
+@pytest.mark.parametrize(("score_of_all", "label"), [(0, 1), (0, 0), (1, 0), (0.3, 1)])
+def test_files_in_which_something_is_not_defined(score, tmp_path, score_of_all, label):
+    path = tmp_path / "flat.csv"
+    path.write_text("episode,step,score,label\n" + "".join(f"a,{step},{score_of_all},{label if step == 5 else 0}\n" for step in range(9)))
+    out, metrics, _ = score(path)
+    assert "nan" not in out
+    assert (metrics["event/recall@2"] is None) == (label == 0)
+    assert (metrics["event/precision@2"] is None) == (score_of_all < 0.5)
+    assert "there is one episode only" in out
+    assert metrics["intervals_95"] == {}
+
+
+@pytest.mark.parametrize("name", ["metrics.json", "report.html"])
+def test_results_are_never_overwritten(run, worked, tmp_path, name):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / name).write_text("kept")
+    status, _, err = run("score", worked, "--out", out)
+    assert status == 2
+    assert f"--out {out}: expected a folder without results, it has {name}" in err
+    assert [path.name for path in out.iterdir()] == [name]
+    assert (out / name).read_text() == "kept"
+
+
+@pytest.mark.parametrize(
+    ("flags", "why"),
+    [
+        (["--threshold", "0"], "--threshold: expected a probability above 0, up to 1, got 0"),
+        (["--threshold", "1.5"], "--threshold: expected a probability above 0, up to 1, got 1.5"),
+        (["--threshold", "nan"], "--threshold: expected a probability above 0, up to 1, got nan"),
+        (["--nms", "-1"], "--nms: expected 0 steps or more, got -1"),
+    ],
+)
+def test_wrong_flags(run, worked, tmp_path, flags, why):
+    status, out, err = run("score", worked, "--out", tmp_path / "out", *flags)
+    assert (status, out) == (2, "")
+    assert why in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_wrong_file_is_one_line_and_leaves_nothing(run, tmp_path):
+    path = tmp_path / "wrong.csv"
+    path.write_text("episode,step,score,label\na,0,2,0\n")
+    status, out, err = run("score", path, "--out", tmp_path / "out")
+    assert (status, out) == (2, "")
+    assert err == f"eosjax score: {path}, line 2, column score: expected a probability from 0 to 1, got '2'\n"
+    assert not (tmp_path / "out").exists()
+
+
+def printed(code):
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        exec(code, {})
+    return out.getvalue()
+
+
+def test_the_examples_of_the_docs_print_what_they_say(run, tmp_path, monkeypatch):
+    blocks = re.findall(r"```(\w+)\n(.*?)```", DOCS.read_text(), re.S)
+    make, replay = (code for kind, code in blocks if kind == "python")
+    (shown,) = (text for kind, text in blocks if kind == "text")
+    command, _, expected = shown.partition("\n")
+    monkeypatch.chdir(tmp_path)
+    Path("scores.csv").write_text(printed(make))
+    status, out, _ = run(*command.removeprefix("$ eosjax ").split())
+    assert status == 0
+    assert out == expected
+    comments = [line.split("  # ")[1] for line in replay.splitlines() if line.startswith("print")]
+    assert printed(replay).splitlines() == comments
