@@ -77,13 +77,19 @@ class TrainConfig:
 
     # Model
     vla_path: str = "openvla/openvla-7b"  # policy to fine-tune; `demo` builds a small one with random weights
-    use_l1_regression: bool = True  # continuous actions from an L1 regression head (the one action head so far)
+    use_l1_regression: bool = True  # continuous actions from an L1 regression head; without it and diffusion, actions are tokens
+    use_diffusion: bool = False  # continuous actions by denoising (with --use_l1_regression False)
+    num_diffusion_steps_train: int = 50  # noise levels of --use_diffusion
+    num_diffusion_steps_inference: int = 50  # of them, visited to make actions: in validation, and of the trained policy
+    use_film: bool = False  # let the instruction modulate both vision encoders
     num_images_in_input: int = 1  # cameras seen by the policy: 1 = primary, 2 = primary and wrist, 3 = primary and both wrists
     use_proprio: bool = False  # give the robot state to the policy as one more token
     vision_heads: str | None = None  # attention heads of the two encoders, as `16,16`: needed only where they are not the published ones
     use_lora: bool = True  # freeze the base and train low-rank adapters (and the heads); False trains everything
     lora_rank: int = 32  # rank of the adapters; alpha is min(rank, 16)
     lora_dropout: float = 0.0  # dropout on the input of the adapters
+    lora_adapter_path: Path | None = None  # folder of a PEFT adapter to start from (default: adapters that change nothing yet)
+    freeze_vision: bool = False  # leave both vision encoders as they are: no adapters there, and no updates with --use_lora False
     model_dtype: str = "auto"  # of activations and the frozen base: bfloat16 or float32; auto: float32 for the demo model only
     remat: bool = True  # recompute activations layer by layer in the backward pass: less memory, more time
 
@@ -158,6 +164,11 @@ class TrainConfig:
         return self.model_dtype
 
     @property
+    def predicts_tokens(self) -> bool:
+        """Whether actions are tokens of the language model."""
+        return not (self.use_l1_regression or self.use_diffusion)
+
+    @property
     def encoder_heads(self) -> tuple[int, int] | None:
         """`vision_heads` as numbers."""
         if self.vision_heads is None:
@@ -201,6 +212,8 @@ def _run_id(config: TrainConfig) -> str:
     parts.append(f"+lr-{config.learning_rate:g}")
     if config.use_lora:
         parts.append(f"+lora-r{config.lora_rank}+dropout-{config.lora_dropout:g}")
+    if config.use_diffusion or config.predicts_tokens:
+        parts.append("--diffusion" if config.use_diffusion else "--tokens")
     if config.image_aug:
         parts.append("--image_aug")
     if config.use_eos_classification:
@@ -212,7 +225,8 @@ def _run_id(config: TrainConfig) -> str:
 
 
 _POSITIVE = (
-    "num_images_in_input lora_rank batch_size grad_accumulation_steps max_steps learning_rate num_steps_before_decay "
+    "num_images_in_input num_diffusion_steps_train num_diffusion_steps_inference "
+    "lora_rank batch_size grad_accumulation_steps max_steps learning_rate num_steps_before_decay "
     "val_freq save_freq keep_checkpoints eos_hidden_dim eos_buffer_capacity eos_sample_positive eos_sample_negative "
     "eos_min_positive eos_min_negative log_freq"
 ).split()
@@ -271,12 +285,29 @@ def _check_combinations(config: TrainConfig) -> None:
             "--use_eos_classification True needs the ends of the sub-steps, and --use_substep_eos False leaves them out: the EOS head "
             "would never learn; set --use_substep_eos True or --use_eos_classification False"
         )
-    if not config.use_l1_regression:
-        raise ConfigError("--use_l1_regression False: the L1 regression head is the only action head; leave it on")
+    _check_policy(config)
     if config.vla_path == DEMO_MODEL and config.use_lora:
         raise ConfigError(
             "--vla_path demo starts from random weights, not worth freezing under adapters; add --use_lora False to train it whole"
         )
+
+
+def _check_policy(config: TrainConfig) -> None:
+    if config.use_l1_regression and config.use_diffusion:
+        raise ConfigError(
+            "--use_diffusion True with --use_l1_regression True: there is one action head; add --use_l1_regression False for diffusion"
+        )
+    if config.num_diffusion_steps_inference > config.num_diffusion_steps_train:
+        raise ConfigError(
+            f"--num_diffusion_steps_inference ({config.num_diffusion_steps_inference}) must be at most --num_diffusion_steps_train "
+            f"({config.num_diffusion_steps_train}): the policy knows no other noise levels"
+        )
+    if config.use_film and config.freeze_vision:
+        raise ConfigError("--use_film True trains layers within the vision encoders, which --freeze_vision True forbids; choose one")
+    if config.freeze_vision and config.vla_path == DEMO_MODEL:
+        raise ConfigError("--freeze_vision True: the encoders of --vla_path demo start from random weights, not worth freezing")
+    if config.lora_adapter_path is not None and not config.use_lora:
+        raise ConfigError("--lora_adapter_path needs --use_lora True: without it there are no adapters to start from it")
 
 
 def parse(argv: Sequence[str]) -> TrainConfig:

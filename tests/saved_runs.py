@@ -10,9 +10,10 @@ import numpy as np
 from eosjax import config as configs
 from eosjax.config import TrainConfig
 from eosjax.data.specs import spec_for
+from eosjax.models.policies import Params
 from eosjax.training.checkpoint import Checkpoints, fetch_fingerprints
 from eosjax.training.setup import PolicySource
-from eosjax.training.state import Params, init_params, init_state, make_learner, split_params
+from eosjax.training.state import base_parts, init_params, init_state, make_learner, split_params
 from eosjax.types import Batch
 from tests.checkpoints import HEADS, write_checkpoint
 
@@ -58,7 +59,8 @@ def save_run(folder: Path, config: TrainConfig, steps: tuple[int, ...]) -> Saved
     learner = make_learner(config, shape)
     shapes = jax.eval_shape(lambda key: init_params(learner, example_batch(shape), key), jax.random.key(0))
     trainable, frozen = split_params(shapes)
-    base = {"vla": policy.pretrained.load_base(shape, np.asarray)[0]} if frozen and policy.pretrained else {}
+    base = base_parts(policy.pretrained.load_base(shape, np.asarray)[0], shape) if policy.pretrained else {}
+    base = {part: base[part] for part in frozen}
     folder.mkdir()
     configs.save(config, folder / configs.CONFIG_FILE)
     checkpoints = Checkpoints(folder / configs.CHECKPOINTS, keep=len(steps))
@@ -80,6 +82,7 @@ def save_run(folder: Path, config: TrainConfig, steps: tuple[int, ...]) -> Saved
 
 def make_run(folder: Path, steps: tuple[int, ...] = (10,), **flags) -> Saved:
     """A run from the checkpoint that `write_checkpoint` writes to `folder`/base; with LoRA unless the flags say otherwise."""
+    folder.mkdir(exist_ok=True)
     (folder / "specs.yaml").write_text(SPECS)
     write_checkpoint(folder / "base")
     settings = {

@@ -1,8 +1,8 @@
 """Writes the policy of a training run in a form that PyTorch code reads: its heads alone, with a PEFT adapter, or as a whole checkpoint.
 
-Every form has action_head, eos_head and proprio_projector in files named as OpenVLA-OFT names them, dataset_statistics.json, and
-eos_calibration.json, which turns raw EOS probabilities into those at the true share of ends. "peft" adds the LoRA adapter, "merged" the
-base model with the adapter (or the trained weights) put in, with tokenizer and configuration: a folder that --vla_path takes, too."""
+Every form has the heads and projectors in files named as OpenVLA-OFT names them, dataset_statistics.json, and eos_calibration.json,
+which turns raw EOS probabilities into those at the true share of ends. "peft" adds the LoRA adapter, "merged" the base model with the
+adapter (or the trained weights) put in, with tokenizer and configuration: a folder that --vla_path takes, too."""
 
 from __future__ import annotations
 
@@ -22,8 +22,10 @@ from eosjax.cli.common import add_boolean_flag
 from eosjax.config import DEMO_MODEL
 from eosjax.data.stats import STATS_FILE
 from eosjax.evaluation.calibration import prior_shift
-from eosjax.models.hf import export
-from eosjax.models.hf.pretrained import PARTS, Pretrained
+from eosjax.models.film import join_film
+from eosjax.models.hf import export, film, weights
+from eosjax.models.hf.pretrained import FILM_FILE, PARTS, Pretrained
+from eosjax.models.hf.table import layout_of
 from eosjax.training.saved import SavedRun, check_base, load_run
 from eosjax.types import UserError
 
@@ -60,11 +62,23 @@ def run(args: argparse.Namespace) -> int:
 def _write_heads(run: SavedRun, folder: Path, *, as_torch: bool) -> None:
     for part in PARTS:
         if part in run.params:
-            export.write_part(folder, part, run.params[part], run.step, as_torch=as_torch)
+            tensors = weights.export_part(layout_of(part, run.vla_config), run.params[part])
+            export.write_part(folder, part, tensors.items(), run.step, as_torch=as_torch)
+    if "film" in run.params:
+        export.write_part(folder, FILM_FILE, _vision_with_film(run), run.step, as_torch=as_torch)
     export.write_json(folder / STATS_FILE, run.statistics)
     if (eos := run.eos_setting) is not None:
         shift = prior_shift(eos.trained_prior, eos.true_prior)
         export.write_json(folder / CALIBRATION_FILE, eos._asdict() | {"logit_shift": shift})
+
+
+def _vision_with_film(run: SavedRun) -> Iterator[export.Tensor]:
+    """The encoders as the original keeps them with FiLM: base weights, low-rank branches and FiLM layers together."""
+    from_demo = run.config.vla_path == DEMO_MODEL
+    base = {} if from_demo else Pretrained.open(run.config.vla_path).tensors
+    params = run.params["vla"] if "vla" in run.params else film.base_vision(base, run.vla_config)
+    variables = {"params": join_film(params, run.params["film"]), "lora": run.params.get("lora", {})}
+    return film.export_film(variables, run.vla_config, base)
 
 
 def _write_adapter(run: SavedRun, folder: Path) -> None:
@@ -77,8 +91,7 @@ def _write_merged(run: SavedRun, folder: Path, max_bytes: int) -> None:
     if run.config.vla_path == DEMO_MODEL:
         raise UserError("--format merged: the demo policy comes from no checkpoint of the PyTorch side; use --format heads")
     base = Pretrained.open(run.config.vla_path)
-    if "lora" in run.params:
-        check_base(run, base)
+    check_base(run, base)
     tensors = export.merged_tensors(base.tensors, run.vla_config, run.params)
     shown = tqdm(tensors, total=len(base.tensors), desc="writing weights", unit="tensor", disable=not sys.stderr.isatty())
     export.write_shards(shown, folder, max_bytes)

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 
 from eosjax.config import TrainConfig
 from eosjax.models.openvla import VLAConfig
-from eosjax.training.state import Params, TrainState, init_params, init_state, make_learner, split_params
+from eosjax.models.policies import Params
+from eosjax.training.state import TrainState, init_params, init_state, make_learner, split_params
 from eosjax.training.step import train_step
 from eosjax.types import Batch
 

@@ -80,6 +80,11 @@ class PromptTokenizer:
         """Number of ids, added tokens included."""
         return self.tokenizer.get_vocab_size(with_added_tokens=True)
 
+    @property
+    def text_vocab_size(self) -> int:
+        """Number of ids without added tokens: the last ones stand for actions where actions are tokens."""
+        return self.tokenizer.get_vocab_size(with_added_tokens=False)
+
     def encode(self, prompts: Sequence[str], length: int, num_placeholders: int) -> tuple[np.ndarray, np.ndarray]:
         """Token ids and mask of n prompts in the static layout.
 

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from eosjax.models import diffusion
+from eosjax.models.action_tokens import NUM_BINS
 from eosjax.models.film import mean_words
 from eosjax.models.llama import Llama, LlamaConfig
 from eosjax.models.lora import LinearConfig, LoRADense
@@ -34,7 +35,11 @@ class VLAConfig:
     action_dim: int = 7  # numbers an action, and tokens an action (a)
     proprio_dim: int = 0  # 0: the policy sees no proprioception
     diffusion: bool = False  # the placeholders carry noisy actions, and a token tells how noisy
+    diffusion_train_steps: int = 50  # noise levels in training
+    diffusion_steps: int = 50  # of them, visited to make actions of noise
+    action_vocab: int = 0  # actions are tokens: the last ids below this one; 0: they are not
     film: bool = False  # the text modulates both encoders
+    freeze_vision: bool = False  # no low-rank branches in the encoders (and without LoRA, training leaves them alone)
     dtype: str = "float32"  # of the computation
     param_dtype: str = "float32"  # of the base weights
     remat: bool = False  # keep only the input of each layer for the backward pass
@@ -53,6 +58,13 @@ class VLAConfig:
                 "VLAConfig: expected chunk >= 1, action_dim >= 1, proprio_dim >= 0; got "
                 f"{self.chunk}, {self.action_dim}, {self.proprio_dim}"
             )
+        if self.diffusion and self.action_vocab:
+            raise ValueError("VLAConfig: diffusion and action_vocab: expected one of them at most, actions are either denoised or tokens")
+        if self.action_vocab and not (self.llama.lm_head and NUM_BINS < self.action_vocab <= self.llama.vocab_size):
+            raise ValueError(
+                f"VLAConfig: action_vocab: expected LlamaConfig.lm_head and more than {NUM_BINS} ids, at most the {self.llama.vocab_size} "
+                f"of the embedding; got {self.action_vocab} ids and lm_head {self.llama.lm_head}"
+            )
 
     @property
     def linear(self) -> LinearConfig:
@@ -60,9 +72,19 @@ class VLAConfig:
         return LinearConfig(self.dtype, self.param_dtype, self.lora_rank, self.lora_dropout)
 
     @property
+    def vision_linear(self) -> LinearConfig:
+        """The settings of the linear layers of the encoders."""
+        return dataclasses.replace(self.linear, lora_rank=0) if self.freeze_vision else self.linear
+
+    @property
     def action_tokens(self) -> int:
         """Placeholders of one chunk in the text: one for each number of each action."""
         return self.chunk * self.action_dim
+
+
+def with_action_tokens(config: VLAConfig, action_vocab: int) -> VLAConfig:
+    """The configuration of a policy whose actions are tokens; `action_vocab`: ids of the text vocabulary, without added tokens."""
+    return dataclasses.replace(config, llama=dataclasses.replace(config.llama, lm_head=True), action_vocab=action_vocab)
 
 
 def demo_config(vocab_size: int, *, chunk: int = 8, action_dim: int = 7, proprio_dim: int = 8) -> VLAConfig:
@@ -109,7 +131,7 @@ class VisionBackbone(nn.Module):
 
         def encode(vit: ViTConfig, name: str) -> jax.Array:
             normalised = (pixels - jnp.asarray(vit.image_mean)) / jnp.asarray(vit.image_std)
-            return ViT(vit, self.config.linear, self.config.remat, name=name)(normalised, deterministic, words)
+            return ViT(vit, self.config.vision_linear, self.config.remat, name=name)(normalised, deterministic, words)
 
         features = [encode(self.config.dino, "featurizer"), encode(self.config.siglip, "fused_featurizer")]
         return jnp.concatenate(features, axis=-1).reshape(b, v * self.config.dino.num_patches, -1)

@@ -15,8 +15,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from eosjax.data import images
@@ -25,11 +25,12 @@ from eosjax.data.stats import STATS_FILE, DatasetStats, load_stats, normalise, u
 from eosjax.data.tokens import PromptTokenizer, evaluation_prompt
 from eosjax.evaluation.calibration import corrected_probability
 from eosjax.evaluation.validate import EosSetting
-from eosjax.models.heads import ActionHead, EosHead
-from eosjax.models.openvla import OpenVLA, VLAConfig
+from eosjax.models import policies
+from eosjax.models.heads import EosHead
+from eosjax.models.openvla import VLAConfig
+from eosjax.models.policies import Params
 from eosjax.training.saved import load_run
 from eosjax.training.setup import PolicySource
-from eosjax.training.state import Params, vla_variables
 from eosjax.types import UserError
 
 PROMPT_TOKENS = 64  # prompts are padded to a multiple of this, so that instructions of usual length share one compiled function
@@ -83,7 +84,7 @@ class Policy:
     def __init__(self, vla_config: VLAConfig, params: Params, stats: DatasetStats, tokenizer: PromptTokenizer, settings: Settings) -> None:
         self.config, self.stats, self.tokenizer, self.settings = vla_config, stats, tokenizer, settings
         self._params = jax.device_put(params)
-        self._run = jax.jit(functools.partial(_run, OpenVLA(vla_config)))
+        self._run = jax.jit(functools.partial(_run, policies.make_policy(vla_config)))
 
     @classmethod
     def load(cls, run: Path, step: int | None = None, dataset: str | None = None) -> Policy:
@@ -198,16 +199,12 @@ def _rows(observation: Mapping[str, Any], count: int) -> list[dict[str, Any]]:
     return [{"images": [view[row] for view in views], "state": None if state is None else state[row]} for row in range(count)]
 
 
-def _run(vla: OpenVLA, params: Params, *inputs: jax.Array) -> Outputs:
-    hidden = _apply(vla, vla_variables(params), *inputs)
-    head = params["action_head"]
-    action_head = ActionHead(head["fc1"]["bias"].shape[0], vla.config.action_dim, dtype=vla.config.dtype)
-    actions = _apply(action_head, {"params": head}, hidden).astype("float32")
+def _run(policy: policies.Policy, params: Params, *inputs: jax.Array) -> Outputs:
+    # A policy that denoises starts from the same noise each time, so that what it does depends on what it sees alone.
+    keys = jnp.broadcast_to(jax.random.key(0), (len(inputs[0]),))
+    hidden, actions = policy.act(params, policies.Observation(*inputs), keys)
     if "eos_head" not in params:
         return Outputs(hidden, actions, None)
     head = params["eos_head"]
-    return Outputs(hidden, actions, _apply(EosHead(head["fc1"]["bias"].shape[0]), {"params": head}, hidden))
-
-
-def _apply(module: nn.Module, variables: Params, *args: jax.Array) -> jax.Array:
-    return module.apply(variables, *args)  # pyright: ignore[reportReturnType]  # a tuple only with `mutable`
+    logits: Any = EosHead(head["fc1"]["bias"].shape[0]).apply({"params": head}, hidden)
+    return Outputs(hidden, actions, logits)

@@ -17,7 +17,8 @@ from eosjax.data.loader import EvalLoader, SampleSource, TrainLoader
 from eosjax.data.stats import STATS_FILE, save_stats, stats_to_json
 from eosjax.evaluation.summary import summarise
 from eosjax.evaluation.validate import EosSetting, Validation, validate
-from eosjax.models.hf.pretrained import PARTS, Pretrained
+from eosjax.models.hf.pretrained import PARTS, Pretrained, load_adapter
+from eosjax.models.policies import Params
 from eosjax.training import metrics, setup
 from eosjax.training.checkpoint import Checkpoints, fetch_fingerprints
 from eosjax.training.host_memory import keep_freed_memory
@@ -25,7 +26,7 @@ from eosjax.training.interrupt import stop_signals
 from eosjax.training.logging import Console, MetricWriter, check_wandb, eos_line, waiting_line
 from eosjax.training.parallel import DataParallel, Device, choose_devices
 from eosjax.training.preflight import check_paths
-from eosjax.training.state import Learner, Params, TrainState, all_finite, init_params, init_state, make_learner, split_params
+from eosjax.training.state import Learner, TrainState, all_finite, base_parts, init_params, init_state, make_learner, split_params
 from eosjax.training.timing import Clock, Lap
 from eosjax.types import Batch, UserError
 
@@ -136,13 +137,21 @@ class _Trainer:
 
     def _load(self, pretrained: Pretrained, learner: Learner, fresh: Params) -> Params:
         """The base weights of a checkpoint on all devices, and those of the `fresh` parts that lie beside them."""
-        base, report = pretrained.load_base(learner.vla.config, lambda array: jax.device_put(array, self.parallel.replicated))
+        config = learner.policy.vla.config
+        base, report = pretrained.load_base(config, lambda array: jax.device_put(array, self.parallel.replicated))
         self.console.line(f"base weights of {pretrained.folder}: {report}")
-        loaded: Params = {"vla": base}
+        loaded = base_parts(base, config)
         for part in PARTS:
-            if part in fresh and (found := pretrained.load_part(part, fresh[part])):
+            if part in fresh and (found := pretrained.load_part(part, config, fresh[part])):
                 loaded[part], path = found
                 self.console.line(f"{part} from {path.name}")
+        adapter = self.config.lora_adapter_path
+        if adapter is not None:
+            loaded["lora"] = load_adapter(adapter, config)
+            self.console.line(f"adapters from {adapter}")
+        if "film" in fresh and (found := pretrained.load_film(config, base, merged=adapter is None)):
+            loaded["film"], path = found
+            self.console.line(f"film from {path.name}")
         return loaded
 
     def _restore(self) -> int:

@@ -7,7 +7,7 @@ was never interrupted.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import jax
@@ -17,8 +17,8 @@ import optax
 from eosjax.buffer import BalancedBufferState
 from eosjax.types import EosSample
 
-_ACTION = ("l1_sum", "l1_count")
-_EOS = ("eos_loss", "eos_updates", "true_positive", "false_positive", "true_negative", "false_negative", "age_positive", "age_negative")
+ACTION_SUMS = ("action_sum", "action_count")
+EOS_SUMS = ("eos_loss", "eos_updates", "true_positive", "false_positive", "true_negative", "false_negative", "age_positive", "age_negative")
 
 
 class Metrics(NamedTuple):
@@ -28,14 +28,14 @@ class Metrics(NamedTuple):
     last: dict[str, jax.Array]  # values of this update
 
 
-def zero_sums(with_eos: bool) -> dict[str, jax.Array]:
+def zero_sums(names: Iterable[str]) -> dict[str, jax.Array]:
     """The sums of one forward pass before it has run."""
-    return {name: jnp.zeros((), jnp.float32) for name in _ACTION + (_EOS if with_eos else ())}
+    return {name: jnp.zeros((), jnp.float32) for name in names}
 
 
-def zero_window(with_eos: bool) -> dict[str, jax.Array]:
-    """A window without any update in it."""
-    return {"steps": jnp.zeros((), jnp.float32), **zero_sums(with_eos)}
+def zero_window(names: Iterable[str]) -> dict[str, jax.Array]:
+    """A window of these sums without any update in it."""
+    return zero_sums(("steps", *names))
 
 
 def eos_sums(logits: jax.Array, sample: EosSample, loss: jax.Array, ready: jax.Array, threshold: float) -> dict[str, jax.Array]:
@@ -96,8 +96,12 @@ def to_row(metrics: Metrics, *, lambda_eos: float, rows_per_draw: int, micro_bat
     """
     window = {name: float(value) for name, value in metrics.window.items()}
     last = {name: float(value) for name, value in metrics.last.items()}
-    row = {"action_loss": _ratio(window["l1_sum"], window["l1_count"]), "learning_rate": last["learning_rate"]}
+    row = {"action_loss": _ratio(window["action_sum"], window["action_count"]), "learning_rate": last["learning_rate"]}
     row["total_loss"] = row["action_loss"]
+    for which in ("curr_action", "next_actions"):
+        if tokens := window.get(f"{which}_tokens"):
+            row[f"{which}_accuracy"] = window[f"{which}_correct"] / tokens
+            row[f"{which}_l1_loss"] = window[f"{which}_l1"] / tokens
     row |= {name: value for name, value in last.items() if name.endswith("_grad_norm")}
     if "eos_loss" in window:
         row |= _eos_columns(window, last, rows_per_draw, micro_batches)

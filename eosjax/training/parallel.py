@@ -14,8 +14,9 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from eosjax.models.policies import Params
 from eosjax.training.metrics import Metrics
-from eosjax.training.state import Learner, Params, TrainState
+from eosjax.training.state import Learner, TrainState
 from eosjax.training.step import Predictions, predict, train_step
 from eosjax.types import Batch, UserError
 

@@ -19,6 +19,8 @@ def check_paths(config: TrainConfig) -> None:
     """
     if config.dataset_specs is not None and not config.dataset_specs.is_file():
         raise ConfigError(f"--dataset_specs {config.dataset_specs}: no such file")
+    if config.lora_adapter_path is not None and not config.lora_adapter_path.is_dir():
+        raise ConfigError(f"--lora_adapter_path {config.lora_adapter_path}: no such folder; expected one with adapter_config.json")
     if config.substep_labels_format not in FORMATS:
         raise ConfigError(f"--substep_labels_format must be one of {', '.join(FORMATS)}, got {config.substep_labels_format}")
     for member, labels in zip(config.mixture, config.label_paths, strict=True):

@@ -17,9 +17,10 @@ from eosjax.data.specs import spec_for
 from eosjax.evaluation.validate import EosSetting
 from eosjax.models.hf.pretrained import Pretrained
 from eosjax.models.openvla import VLAConfig
+from eosjax.models.policies import Params
 from eosjax.training.checkpoint import CheckpointError, fetch_fingerprints
 from eosjax.training.setup import PolicySource
-from eosjax.training.state import Params, init_params, make_learner, split_params
+from eosjax.training.state import base_parts, init_params, make_learner, split_params
 from eosjax.types import Batch
 
 
@@ -64,16 +65,25 @@ def load_run(run_dir: Path, step: int | None = None, *, with_base: bool = True) 
     trained, frozen = split_params(_abstract_params(config, vla_config))
     params, record = _restore(folder, trained)
     if with_base and frozen and policy.pretrained is not None:
-        params["vla"] = policy.pretrained.load_base(vla_config, jax.device_put)[0]
-        _compare_base(policy.pretrained, record, fetch_fingerprints({"vla": params["vla"]}))
+        base = _frozen_base(policy.pretrained.load_base(vla_config, jax.device_put)[0], vla_config)
+        params |= base
+        _compare_base(policy.pretrained, record, fetch_fingerprints(base))
     return SavedRun(config, vla_config, params, record["statistics"], int(folder.name), record)
 
 
 def check_base(run: SavedRun, pretrained: Pretrained) -> None:
-    """Raises `CheckpointError` unless `pretrained` holds the base weights that the run began with; reads them array by array."""
-    read: dict[Any, Any] = dict(flatten_dict(pretrained.load_base(run.vla_config, fetch_fingerprints)[0]))
-    found = {"".join(f"['{key}']" for key in ("vla", *path[:-1])): value for path, value in read.items()}
+    """Raises `CheckpointError` unless `pretrained` holds the frozen base weights of the run; reads them array by array."""
+    if not run.record["base"]:
+        return
+    base = _frozen_base(pretrained.load_base(run.vla_config, fetch_fingerprints)[0], run.vla_config)
+    read: dict[Any, Any] = dict(flatten_dict(base))
+    found = {"".join(f"['{key}']" for key in path[:-1]): value for path, value in read.items()}
     _compare_base(pretrained, run.record, found)
+
+
+def _frozen_base(base: Params, vla_config: VLAConfig) -> Params:
+    """Those parts of the base weights that the run left as they were."""
+    return {part: tree for part, tree in base_parts(base, vla_config).items() if vla_config.lora_rank or part == "vision_backbone"}
 
 
 def _compare_base(pretrained: Pretrained, record: dict[str, Any], found: dict[str, int]) -> None:

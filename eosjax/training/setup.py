@@ -17,7 +17,7 @@ from eosjax.data.mixture import LabelledDataset, Mixture, stored_stats
 from eosjax.data.specs import DatasetSpec, spec_for
 from eosjax.data.stats import describe
 from eosjax.models.hf.pretrained import Pretrained
-from eosjax.models.openvla import VLAConfig, demo_config
+from eosjax.models.openvla import VLAConfig, demo_config, with_action_tokens
 
 
 class RunData(NamedTuple):
@@ -58,15 +58,21 @@ class PolicySource(NamedTuple):
             "remat": config.remat,
             "lora_rank": config.lora_rank if config.use_lora else 0,
             "lora_dropout": config.lora_dropout,
+            "diffusion": config.use_diffusion,
+            "diffusion_train_steps": config.num_diffusion_steps_train,
+            "diffusion_steps": config.num_diffusion_steps_inference,
+            "film": config.use_film,
+            "freeze_vision": config.freeze_vision,
         }
         if self.pretrained is None:
-            return dataclasses.replace(demo_config(self.tokenizer.vocab_size), **wanted)
-        shape = self.pretrained.vla_config(config.encoder_heads, **wanted)
+            shape = dataclasses.replace(demo_config(self.tokenizer.vocab_size), **wanted)
+        else:
+            shape = self.pretrained.vla_config(config.encoder_heads, **wanted)
         if self.tokenizer.vocab_size > shape.llama.vocab_size:
             raise ConfigError(
-                f"{self.pretrained.tokenizer_file}: {self.tokenizer.vocab_size} tokens, but the model embeds {shape.llama.vocab_size}"
+                f"the tokenizer at {config.vla_path} has {self.tokenizer.vocab_size} tokens, but the model embeds {shape.llama.vocab_size}"
             )
-        return shape
+        return with_action_tokens(shape, self.tokenizer.text_vocab_size) if config.predicts_tokens else shape
 
 
 def open_data(config: TrainConfig, policy: PolicySource) -> RunData:

@@ -2,11 +2,14 @@
 
 Parameters are a dict of *parts*, which is what optimizer, metrics and checkpoints speak of:
 
-  vla                base weights of the policy: trained with `use_lora=False`, otherwise frozen
-  lora               adapters of the policy, with `use_lora=True`
-  proprio_projector  with `use_proprio=True`; always trained
-  action_head        always trained
-  eos_head           with `use_eos_classification=True`; trained from the buffer alone
+  vla                     base weights of the policy: trained with `use_lora=False`, otherwise frozen
+  vision_backbone         the encoders, frozen, with `freeze_vision=True` and `use_lora=False`; otherwise in `vla`
+  lora                    adapters of the policy, with `use_lora=True`
+  film                    layers that modulate the encoders, with `use_film=True`; always trained
+  proprio_projector       with `use_proprio=True`; always trained
+  noisy_action_projector  with `use_diffusion=True`; always trained
+  action_head             always trained; a policy whose actions are tokens has none
+  eos_head                with `use_eos_classification=True`; trained from the buffer alone
 """
 
 from __future__ import annotations
@@ -21,21 +24,20 @@ from flax import struct
 
 from eosjax.buffer import BalancedBuffer, BalancedBufferState
 from eosjax.config import TrainConfig
-from eosjax.models.heads import ActionHead, EosHead
-from eosjax.models.openvla import OpenVLA, VLAConfig
-from eosjax.training.metrics import zero_window
+from eosjax.models.film import split_film
+from eosjax.models.heads import EosHead
+from eosjax.models.openvla import VLAConfig
+from eosjax.models.policies import MODULES, Params, Policy, make_policy
+from eosjax.training.metrics import ACTION_SUMS, EOS_SUMS, zero_window
 from eosjax.training.optim import learning_rate_schedule, make_optimizer
 from eosjax.types import Batch
-
-Params = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
 class Learner:
     """Everything about a run that does not change from update to update; hashable, so that a jitted step can close over it."""
 
-    vla: OpenVLA
-    action_head: ActionHead
+    policy: Policy
     eos_head: EosHead | None
     buffer: BalancedBuffer | None
     optimizer: optax.GradientTransformationExtraArgs
@@ -61,10 +63,8 @@ class TrainState:
 def make_learner(config: TrainConfig, vla_config: VLAConfig) -> Learner:
     """Builds modules, buffer and optimizer of a run from its configuration; allocates nothing."""
     with_eos = config.use_eos_classification
-    llm_width = vla_config.llama.width
     return Learner(
-        vla=OpenVLA(vla_config),
-        action_head=ActionHead(hidden_dim=llm_width, action_dim=vla_config.action_dim, dtype=vla_config.dtype),
+        policy=make_policy(vla_config),
         eos_head=EosHead(hidden_dim=config.eos_hidden_dim, dropout=config.eos_dropout) if with_eos else None,
         buffer=make_buffer(config) if with_eos else None,
         optimizer=make_optimizer(config),
@@ -88,7 +88,7 @@ def make_buffer(config: TrainConfig) -> BalancedBuffer:
 
 
 def init_params(learner: Learner, batch: Batch, rng: jax.Array, *, with_base: bool = True) -> Params:
-    """Random parameters of all parts, in the dtypes that the modules ask for; without the part `vla` unless `with_base`.
+    """Random parameters of all parts, in the dtypes that the modules ask for; without those of `base_parts` unless `with_base`.
 
     To be jitted: what is not returned is then not computed either.
 
@@ -98,40 +98,39 @@ def init_params(learner: Learner, batch: Batch, rng: jax.Array, *, with_base: bo
       rng: key.
     """
     keys = dict(zip(("vla", "lora", "action_head", "eos_head"), jax.random.split(rng, 4), strict=True))
-    variables = learner.vla.init(
-        {"params": keys["vla"], "lora": keys["lora"]}, batch.images, batch.input_ids, batch.attn_mask, batch.proprio
-    )
+    vla = learner.policy.vla
+    variables = vla.init({"params": keys["vla"], "lora": keys["lora"]}, batch.images, batch.input_ids, batch.attn_mask, batch.proprio)
     base = dict(variables["params"])
-    params: Params = {}
-    if "proprio_projector" in base:
-        params["proprio_projector"] = base.pop("proprio_projector")
+    params: Params = {part: base.pop(part) for part in MODULES if part in base and part != "vision_backbone"}
+    if vla.config.film:
+        base, params["film"] = split_film(base)
     if with_base:
-        params["vla"] = base
+        params |= base_parts(base, vla.config)
     if "lora" in variables:
         params["lora"] = variables["lora"]
-    config = learner.vla.config
-    hidden = jnp.zeros((1, config.chunk, config.action_dim, config.llama.width))
-    params["action_head"] = learner.action_head.init(keys["action_head"], hidden)["params"]
+    if (head := learner.policy.init_head(keys["action_head"])) is not None:
+        params["action_head"] = head
     if learner.eos_head is not None:
+        hidden = jnp.zeros((vla.config.action_dim, vla.config.llama.width))
         params["eos_head"] = learner.eos_head.init(keys["eos_head"], hidden)["params"]
     return params
 
 
+def base_parts(base: Params, config: VLAConfig) -> Params:
+    """The parts that the base weights of `OpenVLA` make up: `vla`, or `vla` and the frozen `vision_backbone`."""
+    if not config.freeze_vision or config.lora_rank:
+        return {"vla": base}
+    rest = dict(base)
+    return {"vision_backbone": rest.pop("vision_backbone"), "vla": rest}
+
+
 def split_params(params: Params) -> tuple[Params, Params]:
-    """Splits the parts into (trainable, frozen): with adapters the base is frozen, without them everything is trained."""
-    frozen = {"vla"} if "lora" in params else set()
+    """Splits the parts into (trainable, frozen): with adapters the base is frozen, without them all but encoders that stand apart."""
+    frozen = {"vla"} if "lora" in params else {"vision_backbone"}
     return (
         {part: tree for part, tree in params.items() if part not in frozen},
         {part: tree for part, tree in params.items() if part in frozen},
     )
-
-
-def vla_variables(params: Params) -> dict[str, Any]:
-    """The Flax variables of the policy from the parts."""
-    base = dict(params["vla"])
-    if "proprio_projector" in params:
-        base["proprio_projector"] = params["proprio_projector"]
-    return {"params": base, **({"lora": params["lora"]} if "lora" in params else {})}
 
 
 @jax.jit
@@ -142,7 +141,7 @@ def all_finite(tree: Any) -> jax.Array:
 
 def init_state(learner: Learner, trainable: Params, rng: jax.Array) -> TrainState:
     """The state before the first update: an empty buffer, fresh Adam moments, step 0."""
-    config = learner.vla.config
+    config = learner.policy.vla.config
     hidden = jax.ShapeDtypeStruct((config.action_dim, config.llama.width), config.dtype)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
@@ -150,5 +149,10 @@ def init_state(learner: Learner, trainable: Params, rng: jax.Array) -> TrainStat
         opt_state=learner.optimizer.init(trainable),
         buffer=learner.buffer.init(hidden) if learner.buffer is not None else None,
         rng=rng,
-        window=zero_window(learner.eos_head is not None),
+        window=zero_window(sum_names(learner)),
     )
+
+
+def sum_names(learner: Learner) -> tuple[str, ...]:
+    """What an update of this learner sums up for the log."""
+    return (*ACTION_SUMS, *learner.policy.extra_sums, *(EOS_SUMS if learner.eos_head is not None else ()))

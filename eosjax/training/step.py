@@ -1,7 +1,8 @@
 """One update, as a pure function of (state, frozen weights, batch). Knows no pmap: only the name of an axis to reduce over.
 
-    total = L1(action) + lambda_eos * BCE(eos_head(hidden states drawn from the buffer), labels)
+    total = action loss + lambda_eos * BCE(eos_head(hidden states drawn from the buffer), labels)
 
+The action loss is that of the policy (`eosjax.models.policies`): L1 by default.
 The drawn rows are *inputs* (stop-gradient on their way into the buffer) and the head runs on them inside the differentiated function:
 that is what gives the head its gradient, and the policy none from this term.
 """
@@ -18,8 +19,9 @@ from jax import lax
 
 from eosjax import losses
 from eosjax.buffer import BalancedBufferState
+from eosjax.models.policies import Observation, Params
 from eosjax.training import metrics
-from eosjax.training.state import Learner, Params, TrainState, vla_variables
+from eosjax.training.state import Learner, TrainState, sum_names
 from eosjax.types import Batch
 
 T = TypeVar("T")
@@ -51,7 +53,7 @@ def train_step(
     with_eos = learner.eos_head is not None
     micro_size = batch.valid.shape[0] // learner.micro_batches
     micro_batches = jax.tree.map(lambda x: x.reshape(learner.micro_batches, micro_size, *x.shape[1:]), batch)
-    numbers = _psum(jnp.sum(batch.valid, dtype=jnp.float32) * batch.actions.shape[-1], axis_name)
+    numbers = _psum(learner.policy.count(batch.valid), axis_name)
     shares = learner.micro_batches * (lax.axis_size(axis_name) if axis_name else 1)
     action_scale = shares / jnp.maximum(numbers, 1.0)
     differentiate = jax.value_and_grad(_total_loss, argnums=1, has_aux=True)
@@ -62,10 +64,10 @@ def train_step(
         return (buffer, *jax.tree.map(jnp.add, (grads, sums), (new_grads, new_sums))), None
 
     keys = jax.random.split(jax.random.fold_in(state.rng, state.step), learner.micro_batches)
-    start = (state.buffer, jax.tree.map(jnp.zeros_like, state.trainable), metrics.zero_sums(with_eos))
+    start = (state.buffer, jax.tree.map(jnp.zeros_like, state.trainable), metrics.zero_sums(sum_names(learner)))
     (buffer, grads, sums), _ = lax.scan(accumulate, start, (micro_batches, keys))
     grads = _pmean(jax.tree.map(lambda g: g / learner.micro_batches, grads), axis_name)
-    sums |= {name: _psum(sums[name], axis_name) for name in ("l1_sum", "l1_count")}
+    sums |= {name: _psum(sums[name], axis_name) for name in (*metrics.ACTION_SUMS, *learner.policy.extra_sums)}
 
     eos_ready = sums["eos_updates"] > 0 if with_eos else jnp.zeros((), bool)
     updates, opt_state = learner.optimizer.update(grads, state.opt_state, state.trainable, eos_ready=eos_ready)
@@ -86,12 +88,11 @@ def train_step(
 
 def predict(learner: Learner, trainable: Params, frozen: Params, batch: Batch) -> Predictions:
     """Action error and EOS logits of a batch, without dropout; rows that only fill the batch (`valid` False) count nothing."""
-    hidden = _apply(learner.vla, vla_variables({**frozen, **trainable}), batch.images, batch.input_ids, batch.attn_mask, batch.proprio)
-    predicted = _apply(learner.action_head, {"params": trainable["action_head"]}, hidden)
+    done = learner.policy.act({**frozen, **trainable}, _seen(batch), _sample_keys(jax.random.key(0), batch))
     logits = jnp.zeros(batch.eos.shape)
     if learner.eos_head is not None:
-        logits = _apply(learner.eos_head, {"params": trainable["eos_head"]}, hidden)
-    return Predictions(*losses.masked_l1(predicted, batch.actions, batch.valid), logits)
+        logits = _apply(learner.eos_head, {"params": trainable["eos_head"]}, done.hidden)
+    return Predictions(*losses.masked_l1(done.actions, batch.actions, batch.valid), logits)
 
 
 def _total_loss(
@@ -108,19 +109,9 @@ def _total_loss(
     draw_key, head_key, adapter_key = jax.random.split(key, 3)
     if axis_name:  # each device drops its own adapter inputs, while the draw and the head must be the same everywhere
         adapter_key = jax.random.fold_in(adapter_key, lax.axis_index(axis_name))
-    hidden = _apply(
-        learner.vla,
-        vla_variables({**frozen, **trainable}),
-        batch.images,
-        batch.input_ids,
-        batch.attn_mask,
-        batch.proprio,
-        deterministic=False,
-        rngs={"dropout": adapter_key},
-    )
-    predicted = _apply(learner.action_head, {"params": trainable["action_head"]}, hidden)
-    l1_sum, l1_count = losses.masked_l1(predicted, batch.actions, batch.valid)
-    action_loss, sums = l1_sum * action_scale, {"l1_sum": l1_sum, "l1_count": l1_count}
+    params, noise_keys = {**frozen, **trainable}, _sample_keys(jax.random.fold_in(draw_key, 0), batch)
+    hidden, sums = learner.policy.loss(params, _seen(batch), batch.actions, batch.valid, noise_keys, adapter_key)
+    action_loss = sums["action_sum"] * action_scale
     if learner.eos_head is None or learner.buffer is None or buffer is None:
         return action_loss, (buffer, sums)
 
@@ -132,6 +123,15 @@ def _total_loss(
     eos_loss = losses.balanced_bce(logits, sample.labels, sample.weights)
     sums |= metrics.eos_sums(logits, sample, eos_loss, ready, learner.eos_threshold)
     return action_loss + learner.lambda_eos * eos_loss, (buffer, sums)
+
+
+def _seen(batch: Batch) -> Observation:
+    return Observation(batch.images, batch.input_ids, batch.attn_mask, batch.proprio)
+
+
+def _sample_keys(key: jax.Array, batch: Batch) -> jax.Array:
+    """A key for each sample, wherever in the batch and on whichever device it is."""
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, batch.key)
 
 
 def _add_to_window(state: TrainState, sums: dict[str, jax.Array], log_freq: int) -> dict[str, jax.Array]:

@@ -16,9 +16,10 @@ from eosjax.evaluation.calibration import corrected_probability
 from eosjax.models.heads import ActionHead, EosHead
 from eosjax.models.hf import files
 from eosjax.models.hf.pretrained import PARTS, Pretrained
+from eosjax.models.hf.weights import WeightsError
 from eosjax.models.openvla import OpenVLA
+from eosjax.models.policies import vla_variables
 from eosjax.training.saved import load_run
-from eosjax.training.state import vla_variables
 from tests import saved_runs
 from tests.checkpoints import write_checkpoint
 
@@ -142,7 +143,7 @@ def test_every_form_has_heads_statistics_and_calibration(export, loaded, form):
     names = {f"{part}--20_checkpoint.safetensors" for part in ("action_head", "eos_head")}
     assert {path.name for path in folder.glob("*checkpoint*")} == names
     for part in ("action_head", "eos_head"):
-        chex.assert_trees_all_equal(Pretrained(folder).load_part(part, loaded.params[part])[0], loaded.params[part])
+        chex.assert_trees_all_equal(Pretrained(folder).load_part(part, loaded.vla_config, loaded.params[part])[0], loaded.params[part])
     assert json.loads((folder / "dataset_statistics.json").read_text()) == saved_runs.STATISTICS
     eos = json.loads((folder / "eos_calibration.json").read_text())
     assert (eos["trained_prior"], eos["true_prior"], eos["threshold"]) == (15 / 35, saved_runs.SHARE, 0.5)
@@ -161,7 +162,8 @@ def test_the_merged_folder_is_a_checkpoint_to_train_from(export, saved, loaded):
     untouched = "vision_backbone.featurizer.blocks.2.norm1.weight"
     np.testing.assert_array_equal(merged.tensors[untouched], base.tensors[untouched])
     for part in PARTS:
-        assert not (found := merged.load_part(part, loaded.params.get(part, {}))) or found[1].name.startswith(f"{part}--20_")
+        found = merged.load_part(part, loaded.vla_config, loaded.params.get(part, {}))
+        assert found is None or found[1].name.startswith(f"{part}--20_")
 
 
 def test_weights_that_were_trained_whole_take_the_place_of_the_base(export, tmp_path, run):
@@ -175,6 +177,36 @@ def test_weights_that_were_trained_whole_take_the_place_of_the_base(export, tmp_
     assert status == 2
     assert "the run has no adapter, it was trained with --use_lora False; use --format merged or heads" in err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "out", "run", "specs.yaml"]
+
+
+@pytest.fixture
+def diffusion_with_film(tmp_path):
+    return saved_runs.make_run(tmp_path / "runs", use_diffusion=True, use_l1_regression=False, use_film=True)
+
+
+@pytest.mark.parametrize("form", ["peft", "merged"])
+def test_a_diffusion_policy_with_film(export, diffusion_with_film, form):
+    """Its parts come back from their files, as do the FiLM layers: on a base with the branches merged in, or on the old one."""
+    saved, folder = diffusion_with_film, export(form, folder=diffusion_with_film.folder)
+    config, checkpoint = load_run(saved.folder, with_base=False).vla_config, Pretrained(folder)
+    for part in ("action_head", "noisy_action_projector", "proprio_projector"):
+        chex.assert_trees_all_equal(checkpoint.load_part(part, config, saved.params[part])[0], saved.params[part])
+    assert all(name.startswith("module.noise_predictor") for name in files.read_part(folder / "action_head--10_checkpoint.safetensors"))
+    merged = form == "merged"
+    base = checkpoint.load_base(config, np.asarray)[0] if merged else saved.params["vla"]
+    layers, path = checkpoint.load_film(config, base, merged=merged)
+    chex.assert_trees_all_equal(layers, saved.params["film"])
+    assert path.name == "vision_backbone--10_checkpoint.safetensors"
+    with pytest.raises(WeightsError, match="FiLM vision backbone: .* is not that of the base weights"):
+        checkpoint.load_film(config, base, merged=not merged)
+
+
+def test_encoders_that_were_left_alone(export, tmp_path):
+    saved = saved_runs.make_run(tmp_path / "runs", use_lora=False, freeze_vision=True)
+    before, after = Pretrained.open(saved.config.vla_path).tensors, Pretrained(export("merged", folder=saved.folder)).tensors
+    same = {name for name in before if np.array_equal(before[name], after[name])}
+    assert {name for name in before if name.startswith("vision_backbone.")} < same
+    assert same - {"language_model.lm_head.weight"} == {name for name in before if name.startswith("vision_backbone.")}
 
 
 def test_an_older_step(export):

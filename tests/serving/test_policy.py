@@ -13,12 +13,12 @@ from eosjax.data.stats import STATS_FILE, save_stats
 from eosjax.data.tokens import demo_tokenizer
 from eosjax.evaluation.calibration import prior_shift
 from eosjax.evaluation.validate import EosSetting
-from eosjax.models.openvla import OpenVLA
+from eosjax.models.openvla import OpenVLA, with_action_tokens
+from eosjax.models.policies import vla_variables
 from eosjax.serving import policy as module
 from eosjax.serving.policy import ObservationError, Outputs, Policy, first_end
 from eosjax.training.checkpoint import CheckpointError
 from eosjax.training.setup import PolicySource
-from eosjax.training.state import vla_variables
 from eosjax.types import UserError
 from tests.saved_runs import SHARE, random_like, save_run
 from tests.serving.conftest import SETTINGS, TINY, params
@@ -100,6 +100,22 @@ def test_cut_at_the_first_corrected_probability_that_reaches_the_threshold(make_
     np.testing.assert_allclose(prediction.eos_raw, 1 / (1 + np.exp(-raw)), atol=1e-6)
     assert prediction.eos_raw[2] > 0.5  # raw, the cut would come too early
     assert prediction.cut == cut
+
+
+def shapes_of(kind):
+    changed = {"diffusion": True, "diffusion_train_steps": 4, "diffusion_steps": 2, "film": True}
+    return dataclasses.replace(TINY, **changed) if kind == "diffusion" else with_action_tokens(TINY, TINY.llama.vocab_size)
+
+
+@pytest.mark.parametrize("kind", ["diffusion", "tokens"])
+def test_a_policy_without_regression_acts_alike_alone_and_in_company(make_policy, observe, kind):
+    policy, observation = make_policy(config=shapes_of(kind)), observe(2)
+    both = policy(observation, ["close it", "open it"])
+    alone = policy(row_of(observation, 1), "open it")
+    np.testing.assert_allclose(alone.actions, both.actions[1], atol=1e-4)
+    np.testing.assert_allclose(alone.eos_raw, both.eos_raw[1], atol=1e-4)
+    assert np.isfinite(both.actions).all()
+    assert np.abs(both.actions[0] - both.actions[1]).max() > 1e-3
 
 
 def test_the_threshold_itself_is_reached():

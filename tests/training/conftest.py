@@ -9,7 +9,7 @@ import pytest
 
 from eosjax.config import TrainConfig
 from eosjax.models.llama import LlamaConfig
-from eosjax.models.openvla import VLAConfig
+from eosjax.models.openvla import VLAConfig, with_action_tokens
 from eosjax.models.vit import ViTConfig
 from eosjax.training.state import init_params, init_state, make_learner, split_params
 from eosjax.training.step import train_step
@@ -59,11 +59,21 @@ def random_batch(rng, size=8, share=0.3):
     )
 
 
+# The tiny policy in all its kinds
+KINDS = {
+    "regression": TINY,
+    "diffusion": dataclasses.replace(TINY, diffusion=True, diffusion_train_steps=6, diffusion_steps=3),
+    "tokens": with_action_tokens(dataclasses.replace(TINY, llama=dataclasses.replace(TINY.llama, vocab_size=300)), 290),
+    "film": dataclasses.replace(TINY, film=True),
+    "frozen vision": dataclasses.replace(TINY, freeze_vision=True),
+}
+
+
 @functools.cache  # a learner is compiled once for all tests that share it
-def build(lora_rank=0, **flags):
+def build(lora_rank=0, kind="regression", **flags):
     """(learner, state, frozen) for the tiny policy."""
     config = dataclasses.replace(CONFIG, **flags)
-    learner = make_learner(config, dataclasses.replace(TINY, lora_rank=lora_rank))
+    learner = make_learner(config, dataclasses.replace(KINDS[kind], lora_rank=lora_rank))
     example = random_batch(np.random.default_rng(0), 1)
     params = jax.jit(lambda key: init_params(learner, example, key))(jax.random.key(3))
     trainable, frozen = split_params(params)

@@ -8,7 +8,7 @@ import pytest
 
 from eosjax.config import TrainConfig
 from eosjax.training.logging import MetricWriter, eos_line, waiting_line
-from eosjax.training.metrics import Metrics, eos_sums, to_row, zero_window
+from eosjax.training.metrics import ACTION_SUMS, EOS_SUMS, Metrics, eos_sums, to_row, zero_window
 from eosjax.types import EosSample
 
 
@@ -32,7 +32,7 @@ def test_sums_of_a_draw(sample):
 
 
 def metrics(**values):
-    window = {**dict.fromkeys(zero_window(True), 0.0), **values}
+    window = {**dict.fromkeys(zero_window((*ACTION_SUMS, *EOS_SUMS)), 0.0), **values}
     last = dict.fromkeys(
         "eos_loss eos_updates buffer_positive buffer_negative seen_positive seen_negative total_updates learning_rate".split(), 0.0
     )
@@ -46,7 +46,7 @@ def row(micro_batches=1, **values):
 
 def test_row_of_a_window():
     result = row(
-        steps=4.0, l1_sum=6.0, l1_count=12.0, eos_loss=1.2, eos_updates=2.0, true_positive=3.0, false_positive=1.0,
+        steps=4.0, action_sum=6.0, action_count=12.0, eos_loss=1.2, eos_updates=2.0, true_positive=3.0, false_positive=1.0,
         false_negative=1.0, true_negative=5.0, age_positive=8.0, age_negative=3.0,
     )  # fmt: skip
     expected = {
@@ -68,7 +68,7 @@ def test_row_of_a_window():
 
 
 def test_row_while_waiting_is_all_numbers():
-    result = row(steps=3.0, l1_sum=1.0, l1_count=2.0)
+    result = row(steps=3.0, action_sum=1.0, action_count=2.0)
     assert result["train/eos_loss"] == result["train/eos_updated"] == result["train/eos_f1"] == 0.0
     assert np.isfinite(list(result.values())).all()
 
@@ -104,3 +104,15 @@ def test_tensorboard_gets_the_same_numbers(tmp_path):
     writer.close()
     (events,) = (tmp_path / "tensorboard").iterdir()
     assert b"train/a" in events.read_bytes()
+
+
+def test_row_of_a_policy_that_predicts_tokens():
+    counted = {"curr_action_correct": 2.0, "curr_action_l1": 0.5, "curr_action_tokens": 4.0}
+    counted |= {"next_actions_correct": 3.0, "next_actions_l1": 6.0, "next_actions_tokens": 12.0}
+    result = row(steps=1.0, action_sum=3.0, action_count=17.0, **counted)
+    assert result["train/action_loss"] == 3 / 17
+    assert result["train/curr_action_accuracy"] == 0.5
+    assert result["train/curr_action_l1_loss"] == 0.125
+    assert result["train/next_actions_accuracy"] == 0.25
+    assert result["train/next_actions_l1_loss"] == 0.5
+    assert not [name for name in row(steps=1.0) if "curr" in name or "next" in name]

@@ -1,15 +1,19 @@
 """A run that starts from a checkpoint in the Hugging Face layout, with adapters on it."""
 
 import json
+import shutil
 
+import chex
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from eosjax.cli import main
 from eosjax.config import ConfigError, parse
 from eosjax.models.heads import EosHead
 from eosjax.models.hf.weights import WeightsError, export_part
 from eosjax.training import run
+from eosjax.training.saved import load_run
 from tests.checkpoints import HEADS, write_checkpoint
 
 
@@ -70,3 +74,35 @@ def test_a_part_of_another_size_is_named(flags, tmp_path):
     save_file(export_part("eos_head", wrong), tmp_path / "vla" / "eos_head.safetensors")
     with pytest.raises(WeightsError, match=r"eos_head.safetensors: model.0.weight: expected the shape \(112, 8\), got \(2, 2\)"):
         run(parse([*flags, "--max_steps", "2"]))
+
+
+def test_a_diffusion_policy_goes_on_from_what_was_exported_of_it(flags, tmp_path, capsys):
+    """Adapter, FiLM layers, head and projector of one run are where another one starts from."""
+    write_checkpoint(tmp_path / "vla")
+    kind = "--use_l1_regression False --use_diffusion True --num_diffusion_steps_train 4 --num_diffusion_steps_inference 2 --use_film True"
+    flags += kind.split()
+    run(parse([*flags, "--max_steps", "2"]))
+    assert all(row["train/film_grad_norm"] > 0 for row in rows(tmp_path / "run"))
+    assert main(f"export --checkpoint {tmp_path / 'run'} --out {tmp_path / 'adapter'} --format peft".split()) == 0
+    for path in (tmp_path / "adapter").glob("*_checkpoint.safetensors"):
+        shutil.copy(path, tmp_path / "vla")
+    flags[flags.index("run")] = "second"
+    again = [*flags, "--lora_adapter_path", str(tmp_path / "adapter")]
+    capsys.readouterr()
+    run(parse([*again, "--max_steps", "1", "--learning_rate", "1e-20"]))
+    output = capsys.readouterr().out
+    for line in ("action_head from action_head--2_", "noisy_action_projector from", "film from vision_backbone--2_", "adapters from"):
+        assert line in output
+    first, second = (load_run(tmp_path / name, with_base=False).params for name in ("run", "second"))
+    chex.assert_trees_all_close(first, second, atol=1e-6)
+
+
+def test_a_policy_that_predicts_tokens_trains_whole_but_for_its_eyes(flags, tmp_path):
+    write_checkpoint(tmp_path / "vla")
+    flags[flags.index("--use_val_set") + 1] = "True"
+    run(parse([*flags, *"--use_l1_regression False --use_lora False --freeze_vision True --max_steps 2 --val_freq 2".split()]))
+    log = rows(tmp_path / "run")
+    assert log[0]["train/action_loss"] == pytest.approx(np.log(576), rel=0.5)  # nothing is known yet: all tokens are alike
+    assert {"train/curr_action_accuracy", "train/next_actions_l1_loss", "train/vla_grad_norm"} < log[0].keys()
+    assert 0 < log[-1]["val/action_loss"] < 2
+    assert "vision_backbone" not in load_run(tmp_path / "run", with_base=False).params

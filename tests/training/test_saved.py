@@ -54,6 +54,18 @@ def test_a_policy_that_was_trained_whole(tmp_path):
     assert run.eos_setting is None
 
 
+def test_encoders_that_were_left_alone_are_read_from_the_base(tmp_path):
+    saved = saved_runs.make_run(tmp_path, use_lora=False, freeze_vision=True)
+    run = load_run(saved.folder)
+    assert run.params.keys() == {"vla", "vision_backbone", "proprio_projector", "action_head", "eos_head"}
+    chex.assert_trees_all_equal(jax.device_get(run.params), saved.params)
+    base = Pretrained(saved.folder.parent / "base")
+    check_base(load_run(saved.folder, with_base=False), base)
+    write_checkpoint(tmp_path / "other", seed=1)
+    with pytest.raises(CheckpointError, match="other: the base weights are not those"):
+        check_base(run, Pretrained(tmp_path / "other"))
+
+
 def test_another_base_is_refused(copied, tmp_path):
     write_checkpoint(tmp_path / "other", seed=1)
     config = copied / configs.CONFIG_FILE

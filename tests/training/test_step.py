@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from eosjax import losses
+from eosjax.models.policies import vla_variables
 from eosjax.training.metrics import to_row
 from eosjax.training.parallel import DataParallel
-from eosjax.training.state import vla_variables
 from eosjax.training.step import predict, train_step
 from tests.training.conftest import TINY, build, jitted_step, random_batch
 
@@ -25,7 +25,7 @@ def run(learner, state, frozen, batches):
 
 def hidden_states(learner, state, frozen, batch):
     variables = vla_variables({**frozen, **state.trainable})
-    return learner.vla.apply(variables, batch.images, batch.input_ids, batch.attn_mask, batch.proprio)
+    return learner.policy.vla.apply(variables, batch.images, batch.input_ids, batch.attn_mask, batch.proprio)
 
 
 def is_zero(tree):
@@ -145,11 +145,11 @@ def without_key_biases(trainable):
     return {jax.tree_util.keystr(path): leaf for path, leaf in leaves if "['qkv']['bias']" not in jax.tree_util.keystr(path)}
 
 
-@pytest.mark.parametrize("devices", [2, 4])
-def test_devices_do_not_change_the_run(batches, devices):
+@pytest.mark.parametrize(("devices", "kind"), [(2, "regression"), (4, "regression"), (2, "diffusion"), (2, "tokens")])
+def test_devices_do_not_change_the_run(batches, devices, kind):
     results = []
     for count in (1, devices):
-        learner, state, frozen = build()
+        learner, state, frozen = build(kind=kind)
         parallel = DataParallel(learner, jax.devices()[:count])
         state = parallel.replicate(jax.tree.map(jnp.copy, state))  # the step donates it
         for batch in batches:
@@ -192,6 +192,23 @@ def test_adapters_learn_and_the_base_stays(batches):
         assert not all(
             np.array_equal(a, b) for a, b in zip(*(jax.tree.leaves(s.trainable[part]) for s in (state, trained)), strict=True)
         ), part
+
+
+@pytest.mark.parametrize("lora_rank", [0, 2])
+@pytest.mark.parametrize("kind", ["diffusion", "tokens", "film", "frozen vision"])
+def test_every_kind_of_policy_trains_all_that_is_its_own(batches, kind, lora_rank):
+    learner, state, frozen = build(lora_rank=lora_rank, kind=kind)
+    trained, metrics = run(learner, state, frozen, batches[:4])
+    own = {"film": {"film"}, "diffusion": {"noisy_action_projector"}}.get(kind, set())
+    parts = {"proprio_projector", "action_head", "eos_head", "lora" if lora_rank else "vla"} | own
+    assert set(state.trainable) == (parts - {"action_head"} if kind == "tokens" else parts)
+    assert set(frozen) == ({"vla"} if lora_rank else {"vision_backbone"} if kind == "frozen vision" else set())
+    for part in state.trainable:
+        assert metrics.last[f"{part}_grad_norm"] > 0, part
+        changed = jax.tree.map(lambda a, b: not np.array_equal(a, b), state.trainable[part], trained.trainable[part])
+        assert any(jax.tree.leaves(changed)), part
+    assert int(trained.buffer.updates) > 0
+    assert ("vision_backbone" in state.trainable.get("lora", {})) == (lora_rank > 0 and kind != "frozen vision")
 
 
 def test_one_trace_for_the_whole_run(batches):

@@ -62,19 +62,19 @@ def write_adapter(folder: Path, lora: Mapping[str, Any], config: VLAConfig, base
     write_json(folder / ADAPTER_CONFIG, content)
 
 
-def write_part(folder: Path, part: str, params: Mapping[str, Any], step: int, *, as_torch: bool) -> None:
-    """Writes action_head, eos_head or proprio_projector as `<part>--<step>_checkpoint.safetensors`, or `.pt` (which needs torch).
+def write_part(folder: Path, name: str, tensors: Iterable[Tensor], step: int, *, as_torch: bool) -> None:
+    """Writes tensors as `<name>--<step>_checkpoint.safetensors`, or `.pt` (which needs torch), in float32.
 
-    The names within have DDP's `module.` in front, as those of the original.
+    The names within get DDP's `module.` in front, as those of the original.
     """
-    tensors = {f"module.{name}": np.asarray(array, np.float32) for name, array in weights.export_part(part, params).items()}
-    stem = f"{part}--{step}_checkpoint"
+    held = {f"module.{key}": np.asarray(array, np.float32) for key, array in tensors}
+    stem = f"{name}--{step}_checkpoint"
     if not as_torch:
-        save_file(tensors, folder / f"{stem}.safetensors", metadata=_METADATA)
+        save_file(held, folder / f"{stem}.safetensors", metadata=_METADATA)
         return
     import torch  # pyright: ignore[reportMissingImports]
 
-    torch.save({name: torch.tensor(array) for name, array in tensors.items()}, folder / f"{stem}.pt")
+    torch.save({key: torch.tensor(array) for key, array in held.items()}, folder / f"{stem}.pt")
 
 
 def merged_tensors(tensors: Mapping[str, np.ndarray], config: VLAConfig, params: Mapping[str, Any]) -> Iterator[Tensor]:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
+from flax.traverse_util import flatten_dict
 
+from eosjax.models.film import split_film
 from eosjax.models.hf import weights
-from eosjax.models.hf.table import film_table, in_film, unused_patterns, with_base_layer
+from eosjax.models.hf.table import film_table, in_film, unused_patterns, weight_table, with_base_layer
+from eosjax.models.lora import lora_scaling
 from eosjax.models.openvla import VLAConfig
 
+_BFLOAT16_STEP = 2.0**-7  # between neighbouring numbers, relative: what is left of a weight that was stored in bfloat16
 # Layers that PEFT wraps for `all-linear`: those of a block, and of the pooling head that is not run.
 _WRAPPED = re.compile(r".+\.(qkv|proj|fc1|fc2|q|kv)\.(weight|bias)")
 
@@ -28,7 +33,44 @@ def import_film(tensors: Mapping[str, np.ndarray], config: VLAConfig, put: weigh
     tensors = {name.removeprefix("module."): array for name, array in tensors.items()}
     table = list(film_table(config))
     weights.compare_names(table, tensors, unused_patterns(config)).check("FiLM vision backbone")
-    return weights._import(table, tensors, weights.abstract_variables(config), put)
+    return weights.import_entries(table, tensors, weights.abstract_variables(config), put)
+
+
+def import_layers(tensors: Mapping[str, np.ndarray], config: VLAConfig, base: Mapping[str, Any], *, merged: bool) -> dict[str, Any]:
+    """The FiLM layers alone of such a file, float32, as `models.film.split_film` returns them.
+
+    Args:
+        tensors: of the file, with or without low-rank branches.
+        config: the model.
+        base: the params that they shall be put into. They must have the file's vision backbone.
+        merged: whether `base` has it with the branches of the file added to the weights, or without.
+
+    Raises:
+        WeightsError: as in `import_film`; or `base` has another vision backbone than the file.
+    """
+    ranks = {array.shape[0] for name, array in tensors.items() if name.endswith("lora_A.default.weight")}
+    config = dataclasses.replace(config, film=True, lora_rank=max(ranks, default=0), param_dtype="float32")
+    variables = import_film(tensors, config)
+    params, layers = split_film(variables["params"])
+    branches: dict[Any, Any] = dict(flatten_dict(variables.get("lora", {})))
+    here: dict[Any, Any] = dict(flatten_dict(base))
+    weights_of_file: dict[Any, Any] = dict(flatten_dict(params))
+    for path, array in weights_of_file.items():
+        if merged and (*path[:-1], "a") in branches and path[-1] == "kernel":
+            array = array + lora_scaling(config.lora_rank) * branches[*path[:-1], "a"] @ branches[*path[:-1], "b"]
+        found = np.asarray(here[path], np.float32)
+        if not np.allclose(found, array, rtol=0, atol=_BFLOAT16_STEP * np.abs(array).max()):
+            raise weights.WeightsError(
+                f"FiLM vision backbone: {'/'.join(path)} is not that of the base weights"
+                f"{', with which the low-rank branches of the file are merged' if merged and ranks else ''}"
+            )
+    return layers
+
+
+def base_vision(tensors: Mapping[str, np.ndarray], config: VLAConfig) -> dict[str, Any]:
+    """The params of the vision backbone, without FiLM, in a base checkpoint: `{"vision_backbone": ...}`."""
+    table = [entry for entry in weight_table(config) if entry.path[0] == "vision_backbone"]
+    return weights.import_entries(table, tensors, weights.abstract_variables(config)["params"], lambda array: array)
 
 
 def export_film(variables: Mapping[str, Any], config: VLAConfig, base: Mapping[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
@@ -40,7 +82,7 @@ def export_film(variables: Mapping[str, Any], config: VLAConfig, base: Mapping[s
         base: tensors of the checkpoint that was fine-tuned. Layers that are not run are taken from there; their FiLM layers and their
             low-rank branches are zero.
     """
-    yield from weights._export(film_table(config), variables)
+    yield from weights.export_entries(film_table(config), variables)
     unused = [pattern for pattern in unused_patterns(config) if pattern.startswith("vision_backbone")]
     for name in base:
         if any(re.fullmatch(pattern, name) for pattern in unused):

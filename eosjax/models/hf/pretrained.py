@@ -13,12 +13,13 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 from tqdm import tqdm
 
-from eosjax.models.hf import files, weights
+from eosjax.models.hf import files, film, weights
 from eosjax.models.hf.config import vla_config_from_hf
-from eosjax.models.hf.table import part_table, unused_patterns, weight_table
+from eosjax.models.hf.table import layout_of, part_table, unused_patterns, weight_table
 from eosjax.models.openvla import VLAConfig
 
-PARTS = ("action_head", "eos_head", "proprio_projector")  # what OpenVLA-OFT keeps in files of its own
+PARTS = ("action_head", "eos_head", "proprio_projector", "noisy_action_projector")  # what OpenVLA-OFT keeps in files of its own
+FILM_FILE = "vision_backbone"  # and where it keeps the layers of FiLM
 ADAPTER_WEIGHTS, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
 
@@ -75,11 +76,12 @@ class Pretrained:
 
             return weights.import_weights(self.tensors, config, put_and_count), report
 
-    def load_part(self, part: str, expected: Mapping[str, Any]) -> tuple[dict[str, Any], Path] | None:
+    def load_part(self, part: str, config: VLAConfig, expected: Mapping[str, Any]) -> tuple[dict[str, Any], Path] | None:
         """The params of a part (float32) that lies in the folder, and its file; None if it has none.
 
         Args:
-            part: one that `hf.table.part_table` knows.
+            part: one of `PARTS`.
+            config: the model.
             expected: params of the part, or their shapes.
 
         Raises:
@@ -88,14 +90,20 @@ class Pretrained:
         path = files.find_part(self.folder, part)
         if path is None:
             return None
-        params = weights.import_part(part, files.read_part(path))
+        layout = layout_of(part, config)
+        params = weights.import_part(layout, files.read_part(path))
         found: dict[Any, Any] = dict(flatten_dict(params))
         wanted: dict[Any, Any] = dict(flatten_dict(expected))
-        for entry in part_table(part):
+        for entry in part_table(layout):
             got, shape = found[entry.path].shape, wanted[entry.path].shape
             if got != shape:
                 raise weights.WeightsError(f"{path}: {entry.names[0]}: expected the shape {shape}, got {got}, both in our layout")
         return params, path
+
+    def load_film(self, config: VLAConfig, base: Mapping[str, Any], *, merged: bool) -> tuple[dict[str, Any], Path] | None:
+        """The FiLM layers (float32) that lie in the folder, and their file; None without one. Arguments as in `hf.film.import_layers`."""
+        path = files.find_part(self.folder, FILM_FILE)
+        return None if path is None else (film.import_layers(files.read_part(path), config, base, merged=merged), path)
 
 
 def load_adapter(folder: Path, config: VLAConfig) -> dict[str, Any]:

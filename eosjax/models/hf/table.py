@@ -115,6 +115,8 @@ def adapter_table(config: VLAConfig) -> Iterator[Entry]:
     """
     for entry in _branches(weight_table(config), "lora_{}.weight"):
         names = entry.names
+        if config.freeze_vision and names[0].startswith(_VISION):
+            continue
         if config.film and names[0].startswith(_VISION):
             names = tuple(_VISION + in_film(name) for name in names)
         yield entry._replace(names=tuple(ADAPTER_PREFIX + name for name in names))
@@ -183,6 +185,11 @@ def part_table(part: str) -> list[Entry]:
     if part not in modules:
         raise ValueError(f"part: expected one of {', '.join(modules)}, got {part!r}")
     return [entry for ours, theirs, leaves in modules[part] for entry in _module(theirs, leaves, ours)]
+
+
+def layout_of(part: str, config: VLAConfig) -> str:
+    """The name in `part_table` of a part of the policy that `config` describes."""
+    return "diffusion_action_head" if part == "action_head" and config.diffusion else part
 
 
 def _resnet(prefix: str) -> list[tuple[str, str, tuple[Leaf, Leaf]]]:

@@ -82,24 +82,24 @@ def import_weights(tensors: Mapping[str, np.ndarray], config: VLAConfig, put: Pu
     """
     table = weight_table(config)
     compare_names(table, tensors, unused_patterns(config)).check("base weights")
-    return _import(table, tensors, abstract_variables(config)["params"], put)
+    return import_entries(table, tensors, abstract_variables(config)["params"], put)
 
 
 def export_weights(params: Mapping[str, Any], config: VLAConfig) -> Iterator[tuple[str, np.ndarray]]:
     """Yields (name, array) of each tensor that `import_weights` used: its inverse, bit for bit, a tensor at a time."""
-    return _export(weight_table(config), params)
+    return export_entries(weight_table(config), params)
 
 
 def import_adapter(tensors: Mapping[str, np.ndarray], config: VLAConfig, put: Put = lambda array: array) -> dict[str, Any]:
     """The `lora` tree of a PEFT adapter, float32; arguments and errors as in `import_weights`."""
     table = list(adapter_table(config))
     compare_names(table, tensors, unused_adapter_patterns(config)).check("LoRA adapter")
-    return _import(table, tensors, abstract_variables(config)["lora"], put)
+    return import_entries(table, tensors, abstract_variables(config)["lora"], put)
 
 
 def export_adapter(lora: Mapping[str, Any], config: VLAConfig) -> Iterator[tuple[str, np.ndarray]]:
     """The inverse of `import_adapter`."""
-    return _export(adapter_table(config), lora)
+    return export_entries(adapter_table(config), lora)
 
 
 def import_part(part: str, tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
@@ -117,10 +117,11 @@ def import_part(part: str, tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
 
 def export_part(part: str, params: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """The inverse of `import_part`, without the `module.` prefix."""
-    return dict(_export(part_table(part), params))
+    return dict(export_entries(part_table(part), params))
 
 
-def _import(table: Iterable[Entry], tensors: Mapping[str, np.ndarray], expected: Mapping[str, Any], put: Put) -> dict[str, Any]:
+def import_entries(table: Iterable[Entry], tensors: Mapping[str, np.ndarray], expected: Mapping[str, Any], put: Put) -> dict[str, Any]:
+    """The tree of the arrays of a table; `expected` has the shape and dtype of each, the rest as in `import_weights`."""
     shapes: dict[Any, Any] = dict(flatten_dict(expected))
     return unflatten_dict({entry.path: put(_read(entry, tensors, shapes[entry.path])) for entry in table})
 
@@ -139,7 +140,8 @@ def _read(entry: Entry, tensors: Mapping[str, np.ndarray], expected: jax.ShapeDt
     return out
 
 
-def _export(table: Iterable[Entry], tree: Mapping[str, Any]) -> Iterator[tuple[str, np.ndarray]]:
+def export_entries(table: Iterable[Entry], tree: Mapping[str, Any]) -> Iterator[tuple[str, np.ndarray]]:
+    """Yields (name, array) of each tensor of a table: the inverse of `import_entries`."""
     flat = flatten_dict(tree)
     for entry in table:
         array = np.asarray(flat[entry.path])

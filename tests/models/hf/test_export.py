@@ -140,13 +140,14 @@ def test_target_modules_are_the_layers_with_a_branch(config, tensors):
 
 
 @pytest.mark.parametrize("as_torch", [False, pytest.param(True, id="torch")])
-def test_parts_are_read_back(params, tmp_path, as_torch):
+def test_parts_are_read_back(config, params, tmp_path, as_torch):
     if as_torch:
         pytest.importorskip("torch", reason="torch is not installed (extra `parity`)")
-    export.write_part(tmp_path, "proprio_projector", params["proprio_projector"], 70, as_torch=as_torch)
+    tensors = weights.export_part("proprio_projector", params["proprio_projector"])
+    export.write_part(tmp_path, "proprio_projector", tensors.items(), 70, as_torch=as_torch)
     assert [path.name for path in tmp_path.iterdir()] == [f"proprio_projector--70_checkpoint.{'pt' if as_torch else 'safetensors'}"]
     assert all(name.startswith("module.fc") for name in files.read_part(next(tmp_path.iterdir())))
-    found = Pretrained(tmp_path).load_part("proprio_projector", params["proprio_projector"])
+    found = Pretrained(tmp_path).load_part("proprio_projector", config, params["proprio_projector"])
     assert found is not None
     chex.assert_trees_all_equal(found[0], params["proprio_projector"])
 

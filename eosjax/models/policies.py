@@ -1,0 +1,223 @@
+"""The policy as a whole: the vision-language-action model with what turns its hidden states into actions.
+
+Three kinds, chosen by the configuration of the model, with one interface: what `loss` is trained on, and what `act` does.
+
+  RegressionPolicy  an L1 regression head: OpenVLA-OFT's own, and the default
+  DiffusionPolicy   a head that predicts the noise in noisy actions
+  TokenPolicy       the language model's output layer: each number of an action is a token
+
+Parameters come as a dict of *parts* (see `eosjax.training.state`), of which a policy takes what it needs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, ClassVar, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from eosjax import losses
+from eosjax.models import action_tokens
+from eosjax.models.diffusion import DDIM
+from eosjax.models.film import join_film
+from eosjax.models.heads import ActionHead
+from eosjax.models.openvla import NoisyActions, OpenVLA, VLAConfig
+
+Params = dict[str, Any]
+# Parts that are modules of `OpenVLA` and yet stand beside its base weights, since they are trained, frozen or stored apart from them.
+MODULES = ("vision_backbone", "proprio_projector", "noisy_action_projector")
+
+
+class Observation(NamedTuple):
+    """What a policy sees: the arguments of `OpenVLA`, of the same shapes."""
+
+    images: jax.Array  # u8 [b v h w 3]
+    input_ids: jax.Array  # i32 [b l]
+    attn_mask: jax.Array  # bool [b l]
+    proprio: jax.Array  # f32 [b p]
+
+
+class ActionLoss(NamedTuple):
+    """The loss of a batch, and what it was computed from."""
+
+    hidden: jax.Array  # [b k a d], hidden states of the actions
+    sums: dict[str, jax.Array]  # f32 [] each: `action_sum` and `action_count`, whose quotient is the loss, and those of `extra_sums`
+
+
+class Actions(NamedTuple):
+    """What a policy would do."""
+
+    hidden: jax.Array  # [b k a d], hidden states of the actions
+    actions: jax.Array  # f32 [b k a], normalised
+
+
+def make_policy(config: VLAConfig) -> Policy:
+    """The policy that a configuration describes; allocates nothing."""
+    vla = OpenVLA(config)
+    if config.action_vocab:
+        return TokenPolicy(vla)
+    head = ActionHead(hidden_dim=config.llama.width, action_dim=config.action_dim, dtype=config.dtype)
+    return DiffusionPolicy(vla, head) if config.diffusion else RegressionPolicy(vla, head)
+
+
+def vla_variables(params: Params) -> Params:
+    """The Flax variables of `OpenVLA` from the parts."""
+    base = {**params["vla"], **{part: params[part] for part in MODULES if part in params}}
+    if "film" in params:
+        base = join_film(base, params["film"])
+    return {"params": base, **({"lora": params["lora"]} if "lora" in params else {})}
+
+
+@dataclasses.dataclass(frozen=True)
+class Policy:
+    """What the kinds of policies have in common. Hashable, so that a jitted function can close over it."""
+
+    vla: OpenVLA
+
+    extra_sums: ClassVar[tuple[str, ...]] = ()  # what `loss` reports beside the loss
+
+    def init_head(self, key: jax.Array) -> Params | None:
+        """Random parameters of the part `action_head`; None for a policy without one."""
+        raise NotImplementedError
+
+    def count(self, valid: jax.Array) -> jax.Array:
+        """f32 []: the numbers that the loss of a batch is a mean over; `valid` bool [b k], False past the end of the episode."""
+        return jnp.sum(valid, dtype=jnp.float32) * self.vla.config.action_dim
+
+    def loss(
+        self, params: Params, seen: Observation, actions: jax.Array, valid: jax.Array, noise_keys: jax.Array, dropout_key: jax.Array
+    ) -> ActionLoss:
+        """The loss on demonstrated actions, with dropout.
+
+        Args:
+          params: by part.
+          seen: the observations.
+          actions: f32 [b k a], normalised.
+          valid: bool [b k], False past the end of the episode, where `actions` repeats the last one.
+          noise_keys: [b], keys of the samples.
+          dropout_key: [], of the adapters.
+        """
+        raise NotImplementedError
+
+    def act(self, params: Params, seen: Observation, noise_keys: jax.Array) -> Actions:
+        """What to do, without dropout. Arguments as in `loss`."""
+        raise NotImplementedError
+
+    def _call(self, params: Params, *args: Any, **kwargs: Any) -> Any:
+        return self.vla.apply(vla_variables(params), *args, **kwargs)
+
+
+@dataclasses.dataclass(frozen=True)
+class RegressionPolicy(Policy):
+    """Actions from an L1 regression head on the hidden states, in one pass (Kim, Finn, Liang 2025, arXiv:2502.19645)."""
+
+    head: ActionHead
+
+    def init_head(self, key: jax.Array) -> Params | None:
+        """As in `Policy`."""
+        return _init_head(self.head, self.vla.config, key)
+
+    def loss(self, params, seen, actions, valid, noise_keys, dropout_key) -> ActionLoss:
+        """The L1 loss over the valid slots."""
+        hidden = self._call(params, *seen, deterministic=False, rngs={"dropout": dropout_key})
+        total, count = losses.masked_l1(_apply(self.head, params["action_head"], hidden), actions, valid)
+        return ActionLoss(hidden, {"action_sum": total, "action_count": count})
+
+    def act(self, params, seen, noise_keys) -> Actions:
+        """What the head says, in one pass."""
+        hidden = self._call(params, *seen)
+        return Actions(hidden, _apply(self.head, params["action_head"], hidden).astype(jnp.float32))
+
+
+@dataclasses.dataclass(frozen=True)
+class DiffusionPolicy(Policy):
+    """Actions by denoising (`eosjax.models.diffusion`). The hidden states are those of the last, nearly clean denoising step.
+
+    All slots of a chunk count, those past the end of the episode, too: the sampler denoises a chunk as a whole, so the policy must
+    know something to do there, and learns to repeat the last action.
+    """
+
+    head: ActionHead
+
+    def init_head(self, key: jax.Array) -> Params | None:
+        """As in `Policy`."""
+        return _init_head(self.head, self.vla.config, key)
+
+    def count(self, valid: jax.Array) -> jax.Array:
+        """As in `Policy`, over whole chunks."""
+        return super().count(_whole_chunks(valid))
+
+    def loss(self, params, seen, actions, valid, noise_keys, dropout_key) -> ActionLoss:
+        """The squared error of the predicted noise, at a random noise level for each sample."""
+        # A key a sample: the noise then does not depend on how the batch is split over devices.
+        noisy, steps, noise = jax.vmap(lambda key, chunk: jax.tree.map(lambda x: x[0], self._ddim.draw(key, chunk[None])))(
+            noise_keys, actions
+        )
+        hidden = self._call(params, *seen, NoisyActions(noisy, steps), deterministic=False, rngs={"dropout": dropout_key})
+        predicted = _apply(self.head, params["action_head"], hidden)
+        total, count = losses.masked_mse(predicted, noise, _whole_chunks(valid))
+        return ActionLoss(hidden, {"action_sum": total, "action_count": count})
+
+    def act(self, params, seen, noise_keys) -> Actions:
+        """Denoises from the noise of the keys; the observation is read once."""
+        config = self.vla.config
+        observed = self._call(params, *seen, method="observe")
+
+        def predict(noisy: jax.Array, steps: jax.Array) -> tuple[jax.Array, jax.Array]:
+            hidden = self._call(params, observed, seen.input_ids, seen.attn_mask, NoisyActions(noisy, steps), method="act")
+            return _apply(self.head, params["action_head"], hidden), hidden
+
+        noise = jax.vmap(lambda key: jax.random.normal(key, (config.chunk, config.action_dim)))(noise_keys)
+        actions, hidden = self._ddim.sample(predict, noise, config.diffusion_steps)
+        return Actions(hidden, actions)
+
+    @property
+    def _ddim(self) -> DDIM:
+        return DDIM(self.vla.config.diffusion_train_steps)
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenPolicy(Policy):
+    """Actions as tokens that the language model predicts, all at once (`eosjax.models.action_tokens`); trained by cross-entropy."""
+
+    extra_sums: ClassVar[tuple[str, ...]] = tuple(
+        f"{which}_{what}" for which in ("curr_action", "next_actions") for what in ("correct", "l1", "tokens")
+    )
+
+    def init_head(self, key: jax.Array) -> Params | None:
+        """None: the output layer belongs to the language model."""
+        return None
+
+    def count(self, valid: jax.Array) -> jax.Array:
+        """As in `Policy`, in tokens; with one stop token for each row."""
+        return super().count(valid) + jnp.sum(valid.any(axis=1), dtype=jnp.float32)
+
+    def loss(self, params, seen, actions, valid, noise_keys, dropout_key) -> ActionLoss:
+        """The cross-entropy of the tokens of the valid slots and of the stop token."""
+        hidden, logits = self._call(params, *seen, deterministic=False, rngs={"dropout": dropout_key}, method="token_logits")
+        vocab = self.vla.config.action_vocab
+        total, count = losses.token_cross_entropy(logits, *action_tokens.make_targets(actions, valid, vocab))
+        errors = action_tokens.token_errors(logits, actions, valid, vocab)
+        values = [part(errors_of) for part in (lambda x: x[0], lambda x: jnp.sum(x[1:])) for errors_of in errors]
+        return ActionLoss(hidden, {"action_sum": total, "action_count": count, **dict(zip(self.extra_sums, values, strict=True))})
+
+    def act(self, params, seen, noise_keys) -> Actions:
+        """The likeliest tokens, decoded."""
+        config = self.vla.config
+        hidden, logits = self._call(params, *seen, method="token_logits")
+        return Actions(hidden, action_tokens.predict_actions(logits, (config.chunk, config.action_dim), config.action_vocab))
+
+
+def _whole_chunks(valid: jax.Array) -> jax.Array:
+    """True in all slots of the rows that hold a sample."""
+    return jnp.broadcast_to(valid.any(axis=1, keepdims=True), valid.shape)
+
+
+def _init_head(head: nn.Module, config: VLAConfig, key: jax.Array) -> Params:
+    return dict(head.init(key, jnp.zeros((1, config.chunk, config.action_dim, config.llama.width)))["params"])
+
+
+def _apply(head: nn.Module, params: Params, hidden: jax.Array) -> jax.Array:
+    return head.apply({"params": params}, hidden)  # pyright: ignore[reportReturnType]  # a tuple only with `mutable`
