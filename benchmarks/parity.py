@@ -383,10 +383,9 @@ def _apply(module: Any, params: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 def _distance(ours: Any, recorded: np.ndarray) -> float:
-    ours = np.asarray(ours)
-    if ours.size != recorded.size:
-        raise ValueError(f"recorded with the shape {recorded.shape}, computed with {ours.shape}")
-    return float(np.abs(ours.reshape(recorded.shape).astype(np.float64) - recorded).max())
+    if np.size(ours) != recorded.size:
+        raise ValueError(f"recorded with the shape {recorded.shape}, computed with {np.shape(ours)}")
+    return float(np.abs(np.reshape(ours, recorded.shape).astype(np.float64) - recorded).max())
 
 
 def _absolute(case: str, quantity: str, ours: Any, recorded: np.ndarray) -> Row:

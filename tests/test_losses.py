@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -12,12 +13,13 @@ from eosjax import losses
 FLOATS = st.floats(-30, 30, width=32)
 
 
-@given(st.data(), st.integers(1, 4), st.integers(1, 5))
-def test_masked_l1_is_the_sum_over_valid_actions(data, b, k):
+@pytest.mark.parametrize(("loss", "error"), [(losses.masked_l1, np.abs), (losses.masked_mse, np.square)])
+@given(data=st.data(), b=st.integers(1, 4), k=st.integers(1, 5))
+def test_masked_losses_are_sums_over_the_valid_actions(loss, error, data, b, k):
     predicted, target = (data.draw(hnp.arrays(np.float32, (b, k, 3), elements=FLOATS)) for _ in range(2))
     valid = data.draw(hnp.arrays(bool, (b, k)))
-    total, count = losses.masked_l1(predicted, target, valid)
-    np.testing.assert_allclose(total, np.abs(predicted - target)[valid].sum(), rtol=1e-5, atol=1e-5)
+    total, count = loss(predicted, target, valid)
+    np.testing.assert_allclose(total, error(predicted - target)[valid].sum(), rtol=1e-5, atol=1e-5)
     assert count == valid.sum() * 3
 
 
@@ -49,15 +51,6 @@ def test_balanced_bce_is_computed_in_float32():
     value = losses.balanced_bce(logits, jnp.array([1.0, 0.0]), jnp.ones(2))
     assert value.dtype == jnp.float32
     np.testing.assert_allclose(value, np.log1p(np.exp(-8.0)), rtol=1e-4)
-
-
-@given(st.data(), st.integers(1, 4), st.integers(1, 5))
-def test_masked_mse_is_the_sum_over_valid_actions(data, b, k):
-    predicted, target = (data.draw(hnp.arrays(np.float32, (b, k, 3), elements=FLOATS)) for _ in range(2))
-    valid = data.draw(hnp.arrays(bool, (b, k)))
-    total, count = losses.masked_mse(predicted, target, valid)
-    np.testing.assert_allclose(total, np.square(predicted - target)[valid].sum(), rtol=1e-5, atol=1e-5)
-    assert count == valid.sum() * 3
 
 
 @given(st.data(), st.integers(1, 3), st.integers(1, 4))

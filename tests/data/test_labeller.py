@@ -43,6 +43,11 @@ class Script:
         """The last step written is an end."""
         self.ends.append(len(self.position) - 1)
 
+    def last_cycle(self):
+        """A cycle behind which the episode is over: what is left is too little for a sub-step of its own."""
+        self.cycle((0.2, 0.1, 0.05), (-0.1, 0.2, 0.06))
+        self.ends[-1] = len(self.position) - 1
+
     def cycle(self, pick, place, dwell=2):
         self.go(*pick)
         self.done()
@@ -155,8 +160,7 @@ def test_closing_for_nothing_elsewhere_is_no_grasp():
     script.go(0.2, 0.1, 0.2)
     script.fingers(0.0, 0.0)
     script.fingers(1.0, 0.08)
-    script.cycle((0.2, 0.1, 0.05), (-0.1, 0.2, 0.06))
-    script.ends[-1] = len(script.position) - 1
+    script.last_cycle()
     assert ends(script.find()) == script.ends
 
 
@@ -174,8 +178,7 @@ def test_a_short_closing_just_before_the_object_is_ignored():
     script = Script()
     script.go(0.2, 0.1, 0.065)  # near enough for a failed grasp of the object
     nearly = len(script.position) - 1
-    script.cycle((0.2, 0.1, 0.05), (-0.1, 0.2, 0.06))
-    script.ends[-1] = len(script.position) - 1
+    script.last_cycle()
     gripper = np.array(script.gripper)
     gripper[nearly : nearly + 2] = 0.0
     assert ends(script.find(gripper=gripper)) == [script.ends[0] - 1, *script.ends[1:]]  # the last step of the way is of 1.5 mm
@@ -188,8 +191,7 @@ def test_a_hand_that_is_closed_from_the_start_has_grasped_nothing():
     script.command = 0.0
     script.go(0.5, 0.5, 0.3)
     script.fingers(1.0, 0.08)
-    script.cycle((0.2, 0.1, 0.05), (-0.1, 0.2, 0.06))
-    script.ends[-1] = len(script.position) - 1
+    script.last_cycle()
     assert ends(script.find()) == script.ends
 
 

@@ -147,40 +147,10 @@ def test_base_checkpoint_and_adapter_with_film(config):
 
 
 def torch_backbone(torch, config):
-    """The vision backbone of OpenVLA-OFT with timm's names, without FiLM; SigLIP has a pooling head that is not run."""
+    """The vision backbone of OpenVLA-OFT with timm's names, whole, without FiLM; SigLIP has a pooling head that is not run."""
+    from tests.parity.torch_openvla import Block, Mlp, ViT
+
     nn = torch.nn
-
-    class LayerScale(nn.Module):
-        def __init__(self, width):
-            super().__init__()
-            self.scale_factor = nn.Parameter(torch.ones(width))
-
-        def forward(self, x):
-            return x * self.scale_factor
-
-    class Attention(nn.Module):
-        def __init__(self, width, heads):
-            super().__init__()
-            self.heads, self.qkv, self.proj = heads, nn.Linear(width, 3 * width), nn.Linear(width, width)
-
-        def forward(self, x):
-            q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-            return self.proj(nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
-
-    class Mlp(nn.Module):
-        def __init__(self, width, inner):
-            super().__init__()
-            self.fc1, self.fc2 = nn.Linear(width, inner), nn.Linear(inner, width)
-
-        def forward(self, x):
-            return self.fc2(nn.functional.gelu(self.fc1(x)))
-
-    class Block(nn.Module):
-        def __init__(self, vit):
-            super().__init__()
-            self.norm1, self.norm2 = (nn.LayerNorm(vit.width, eps=1e-6) for _ in range(2))
-            self.attn, self.mlp = Attention(vit.width, vit.heads), Mlp(vit.width, vit.mlp_dim)
-            self.ls1, self.ls2 = (LayerScale(vit.width) if vit.layer_scale else nn.Identity() for _ in range(2))
 
     class Pool(nn.Module):
         def __init__(self, width):
@@ -189,23 +159,15 @@ def torch_backbone(torch, config):
             self.q, self.kv, self.proj = nn.Linear(width, width), nn.Linear(width, 2 * width), nn.Linear(width, width)
             self.norm, self.mlp = nn.LayerNorm(width), Mlp(width, 2 * width)
 
-    class Encoder(nn.Module):
+    class Encoder(ViT):
         def __init__(self, vit):
-            super().__init__()
-            self.vit, self.patch_embed = vit, nn.Module()
-            self.patch_embed.proj = nn.Conv2d(3, vit.width, vit.patch_size, vit.patch_size)
-            self.pos_embed = nn.Parameter(torch.zeros(1, vit.num_patches, vit.width))
-            if vit.class_token:
-                self.cls_token = nn.Parameter(torch.zeros(1, 1, vit.width))
-                self.reg_token = nn.Parameter(torch.zeros(1, vit.register_tokens, vit.width))
-            else:
-                self.attn_pool = Pool(vit.width)
+            super().__init__(vit)
             self.blocks, self.norm = nn.Sequential(*(Block(vit) for _ in range(vit.depth))), nn.LayerNorm(vit.width)
+            if not vit.class_token:
+                self.attn_pool = Pool(vit.width)
 
         def forward(self, images, words):
-            x = self.patch_embed.proj(images).flatten(2).transpose(1, 2) + self.pos_embed
-            if self.vit.class_token:
-                x = torch.cat([torch.cat([self.cls_token, self.reg_token], 1).expand(len(x), -1, -1), x], dim=1)
+            x = self.embed(images)
             for block in self.blocks[:-1]:  # the last one is not used
                 x = block(x, words)
             return x[:, -self.vit.num_patches :]
@@ -240,6 +202,7 @@ def wrap(torch, backbone, width):
 def test_features_and_file_are_those_of_the_original(config, inputs, rank):
     """The wrapped torch backbone loads the exported file strictly and sees what ours sees, with and without adapters."""
     torch = pytest.importorskip("torch", reason=NEEDS_TORCH)
+    pytest.importorskip("transformers", reason="transformers is not installed (extra `parity`)")
     config = dataclasses.replace(config, lora_rank=rank)
     variables = vision_variables(config)
     backbone = torch_backbone(torch, config)

@@ -75,10 +75,13 @@ class ViT(nn.Module):
             self.reg_token = nn.Parameter(torch.zeros(1, vit.register_tokens, vit.width))
         self.blocks = nn.ModuleList(Block(vit) for _ in range(vit.depth - 1))
 
-    def forward(self, x):
-        x = self.patch_embed(x) + self.pos_embed
+    def embed(self, images):
+        x = self.patch_embed(images) + self.pos_embed
         prefix = [getattr(self, name).expand(len(x), -1, -1) for name in ("cls_token", "reg_token") if hasattr(self, name)]
-        x = torch.cat([*prefix, x], dim=1)
+        return torch.cat([*prefix, x], dim=1)
+
+    def forward(self, images):
+        x = self.embed(images)
         for block in self.blocks:
             x = block(x)
         return x[:, -self.vit.num_patches :]
