@@ -112,7 +112,7 @@ def test_a_run_leaves_what_it_promises(whole):
     last = rows(folder)
     training, validation = [{k: v for r in last for k, v in r.items() if k.startswith(kind)} for kind in ("train/", "val/")]
     assert {"train/action_loss", "train/eos_loss", "train/eos_updated", "train/eos_buffer_positive", "train/eos_grad_norm"} <= set(training)
-    assert {"val/action_loss", "val/eos_average_precision", "val/eos_prior"} <= set(validation)
+    assert {"val/action_loss", "val/frame/average_precision", "val/frame/share_of_ends", "val/event/ap_mean"} <= set(validation)
     assert [row["step"] for row in last if "train/action_loss" in row] == list(range(2, 25, 2))
     assert "\r" not in output  # no progress bar where there is no terminal
 

@@ -19,6 +19,7 @@ COMMANDS = {
     "inspect": "report what is in a dataset, and whether its sub-step labels fit",
     "label": "make sub-step labels for a pick-and-place dataset that has none",
     "export": "write the policy of a training run for PyTorch: heads, PEFT adapter or merged checkpoint",
+    "evaluate": "measure how well the policy of a training run tells the ends of sub-steps",
     "score": "measure how well scores from a file tell the ends of sub-steps",
     "plan": "tell what training will take: parameters, memory, arithmetic, the largest batch",
 }

@@ -10,7 +10,6 @@ import numpy as np
 from eosjax.data import images
 from eosjax.data.loader import SampleSource
 from eosjax.evaluation import baselines, report
-from eosjax.evaluation.calibration import corrected_probability
 from eosjax.evaluation.frame import FrameScores, average_precision
 from eosjax.evaluation.validate import EosSetting
 
@@ -62,7 +61,7 @@ def _plot_median_episode(path: Path, val: SampleSource, scores: FrameScores, eos
     report.plot_timeline(
         path,
         f"{data.describe(first).rsplit(',', 1)[0]}: {data.tasks[data.episode_of[first]]}",
-        corrected_probability(scores.logits[span], eos.trained_prior, eos.true_prior),
+        eos.probabilities(scores.logits[span]),
         ends,
         [data.labels.instructions[number] for number in data.labels.instruction_ids[frames]],
         [images.decode(data.images(int(frame))[0]) for frame in frames[ends]],

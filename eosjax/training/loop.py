@@ -30,6 +30,16 @@ from eosjax.training.state import Learner, TrainState, all_finite, base_parts, i
 from eosjax.training.timing import Clock, Lap
 from eosjax.types import Batch, UserError
 
+# Of a validation, on the console
+_SHOWN = (
+    "val/action_loss",
+    "val/frame/average_precision",
+    "val/frame/share_of_ends",
+    "val/event/ap_mean",
+    "val/event/precision@2",
+    "val/event/recall@2",
+)
+
 
 def run(config: TrainConfig) -> None:
     """Trains a policy as the configuration says: the whole main job, from the data to the report.
@@ -239,9 +249,9 @@ class _Trainer:
 
         batches = EvalLoader(source, self.local_batch, threads=self.config.num_loader_threads)
         with self.clock.stopped():
-            result = validate(predict, batches, source.anchors, source.data.labels.ends, self._eos_setting())
+            result = validate(predict, batches, source.anchors, source.data.labels.ends, source.data.episode_of, self._eos_setting())
         self.writer.write(step, result.row)
-        self.console.line("  ".join(f"{name} = {value:.4f}" for name, value in result.row.items()))
+        self.console.line("  ".join(f"{name} = {result.row[name]:.4f}" for name in _SHOWN if name in result.row))
         return result
 
     def _eos_setting(self) -> EosSetting | None:
@@ -263,7 +273,7 @@ class _Trainer:
             "base": self.base_fingerprints,
             "validation": row,
         }
-        score = row.get("val/eos_average_precision", -row["val/action_loss"]) if row else None
+        score = row.get("val/frame/average_precision", -row["val/action_loss"]) if row else None
         with self.clock.stopped():
             self.checkpoints.save(step, self.state, record, score)
         self.saved = step

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from eosjax.evaluation.validate import EosSetting, validate
+from eosjax.evaluation.validate import EosSetting, by_episode, validate
 from eosjax.types import Batch
 
 
@@ -25,7 +25,7 @@ ANSWERS = [predictions([[3.0, -1.0], [5.0, 9.0]], 6.0, 4.0), predictions([[-4.0,
 
 def run(eos, ends):
     answers = iter(ANSWERS)
-    return validate(lambda _: next(answers), BATCHES, np.array([4, 5, 8]), ends, eos)
+    return validate(lambda _: next(answers), BATCHES, np.array([4, 5, 8]), ends, np.repeat([0, 1], [8, 2]), eos)
 
 
 def test_rows_are_scored_by_key_and_fillers_are_left_out():
@@ -35,16 +35,21 @@ def test_rows_are_scored_by_key_and_fillers_are_left_out():
     assert result.scores.frames.tolist() == [4, 5, 8]
     assert result.scores.logits.tolist() == [3.0, 2.0, -4.0]  # frame 5: the mean of -1 and 5
     assert result.row["val/action_loss"] == 1.0
-    assert result.row["val/eos_average_precision"] == 1.0
-    assert result.row["val/eos_prior"] == pytest.approx(1 / 3)
-    assert (result.row["val/eos_precision"], result.row["val/eos_recall"]) == (0.5, 1.0)
+    assert result.row["val/frame/average_precision"] == 1.0
+    assert result.row["val/frame/share_of_ends"] == pytest.approx(1 / 3)
+    assert (result.row["val/event/precision@1"], result.row["val/event/recall@1"]) == (1.0, 1.0)  # frame 5 is too near to frame 4 to fire
+    assert all(np.isfinite(list(result.row.values())))
+    episodes = by_episode(result.scores, np.repeat([0, 1], [8, 2]), EosSetting(0.5, 0.5, 0.5))
+    assert [(each.name, each.ends.tolist()) for each in episodes] == [("episode 0", [True, False]), ("episode 1", [False])]
+    np.testing.assert_allclose(np.concatenate([each.scores for each in episodes]), 1 / (1 + np.exp([-3.0, -2.0, 4.0])))
 
 
 def test_the_threshold_applies_to_the_corrected_probability():
     ends = np.zeros(10, bool)
     ends[4] = True
-    # At a true share of 10 % a raw logit must exceed log 9 = 2.2 to mean one half: frame 5 no longer fires.
-    assert run(EosSetting(0.5, 0.1, 0.5), ends).row["val/eos_precision"] == 1.0
+    assert run(EosSetting(0.5, 0.1, 0.5), ends).row["val/event/recall@1"] == 1.0
+    # At a true share of 5 % a raw logit must exceed log 19 = 2.9 to mean one half, at 4 % log 24 = 3.2.
+    assert run(EosSetting(0.5, 0.04, 0.5), ends).row["val/event/recall@1"] == 0.0
 
 
 def test_without_an_eos_head_only_the_actions_are_judged():

@@ -1,0 +1,58 @@
+"""The command gives the figures of the validation in training, from the checkpoint alone."""
+
+import json
+
+import pytest
+
+from eosjax.config import parse
+from eosjax.training import run as train
+from tests.cli.page import Page
+
+FLAGS = (
+    "--vla_path demo --use_lora False --image_aug False --batch_size 4 --num_devices 1 --max_steps 2 "
+    "--val_freq 2 --save_freq 2 --log_freq 2 --val_share 0.4 --eos_buffer_capacity 8 --eos_sample_positive 2 --eos_min_positive 2 --eos_sample_negative 3 --eos_min_negative 3 "
+    "--eos_hidden_dim 8 --use_tensorboard False --run_id_override run"
+).split()
+
+
+@pytest.fixture
+def labels(write_labels, bodies):
+    return write_labels(bodies)
+
+
+@pytest.fixture
+def trained(data, labels, tmp_path):
+    """The folder of a run of two updates."""
+    train(parse([*map(str, data), *FLAGS, f"--substep_labels_path={labels}", f"--run_root_dir={tmp_path}"]))
+    return tmp_path / "run"
+
+
+def test_figures_are_those_of_the_validation(run, trained, labels):
+    status, out, err = run("evaluate", "--checkpoint", trained)
+    assert (status, err) == (0, "")
+    folder = trained / "evaluation" / "2-val"
+    found = json.loads((folder / "metrics.json").read_text())
+    logged = json.loads((trained / "metrics.jsonl").read_text().splitlines()[-1])
+    figures = {name.removeprefix("val/"): value for name, value in logged.items() if name.startswith(("val/event", "val/frame"))}
+    assert len(figures) > 10
+    assert {name: found[name] for name in figures} == pytest.approx(figures, rel=1e-5)
+    assert {name for name, value in found.items() if value is None}.isdisjoint(figures)
+    assert f"action loss              {logged['val/action_loss']:.4f}" in out
+    page = Page((folder / "report.html").read_text())
+    assert page.needs_nothing_else()
+    assert any(tag == "img" for tag, _ in page.tags)
+
+    status, _, err = run("evaluate", "--checkpoint", trained)
+    assert (status, "expected a folder without results" in err) == (2, True)
+    moved = labels.rename(labels.with_name("moved.json"))
+    status, _, err = run("evaluate", "--checkpoint", trained, "--split", "train")
+    assert (status, "labels" in err) == (2, True)
+    status, out, _ = run("evaluate", "--checkpoint", trained, "--split", "train", "--substep_labels_path", moved, "--threshold", "0.001")
+    assert status == 0
+    assert "fired at threshold 0.001" in out
+    for flags, message in (
+        (("--threshold", "0"), "--threshold: expected"),
+        (("--nms", "-1"), "--nms: expected 0"),
+        (("--step", "1"), "no checkpoint of step 1"),
+    ):
+        assert message in run("evaluate", "--checkpoint", trained, *flags)[2]
