@@ -9,9 +9,9 @@ from eosjax.training import run as train
 from tests.cli.page import Page
 
 FLAGS = (
-    "--vla_path demo --use_lora False --image_aug False --batch_size 4 --num_devices 1 --max_steps 2 "
-    "--val_freq 2 --save_freq 2 --log_freq 2 --val_share 0.4 --eos_buffer_capacity 8 --eos_sample_positive 2 --eos_min_positive 2 --eos_sample_negative 3 --eos_min_negative 3 "
-    "--eos_hidden_dim 8 --use_tensorboard False --run_id_override run"
+    "--vla_path demo --use_lora False --image_aug False --batch_size 4 --num_devices 1 --val_share 0.4 --use_tensorboard False "
+    "--max_steps 2 --val_freq 2 --save_freq 2 --log_freq 2 --run_id_override run --eos_hidden_dim 8 --eos_buffer_capacity 8 "
+    "--eos_sample_positive 2 --eos_min_positive 2 --eos_sample_negative 3 --eos_min_negative 3"
 ).split()
 
 
