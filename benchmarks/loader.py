@@ -12,7 +12,8 @@ actions, in batches of 64. Both contenders run one after the other on the same c
 * CPU ms a sample: of all threads together, which other load on the machine hardly changes.
 * RSS growth: the largest resident set while the samples are read, over that before the first batch was asked for.
 * first batch: from nothing but imported modules to the first batch, at the beginning and resumed behind all the samples. eosjax computes
-  where that is; tf.data reads everything before it once more, though it need not decode the images.
+  where that is; tf.data reads everything before it once more, though it need not decode the images. At its first run ever, eosjax
+  compiles what it does to the pixels, which takes some seconds once.
 """
 
 from __future__ import annotations

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import itertools
-import math
 import sys
 from collections.abc import Iterator, Sequence
-from fractions import Fraction
-from typing import Any
 
 import grain
 import numpy as np
 
 from eosjax.data import images, tokens
 from eosjax.data.mixture import Mixture
+from eosjax.data.order import TrainingOrder
 from eosjax.types import Batch, UserError
 
-_BATCHES_AHEAD = 4
-_SAMPLES_AT_ONCE = 8  # that a thread makes for a training batch, at most
+_BATCHES_AHEAD = 2  # that are ready while each thread makes another
 
 
 def split_episodes(num_episodes: int, val_share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -130,7 +126,7 @@ class SampleSource:
         input_ids, attn_mask = self._prompts
         prompts = data.labels.instruction_ids[anchors]
         return Batch(
-            images=np.stack([self._images(frame, rng) for frame, rng in zip(anchors, rngs, strict=True)]),
+            images=self._images(anchors, rngs),
             input_ids=input_ids[prompts, wordings],
             attn_mask=attn_mask[prompts, wordings],
             proprio=data.proprio[anchors][:, : None if self.use_proprio else 0],
@@ -153,79 +149,31 @@ class SampleSource:
         return input_ids.reshape(shape), attn_mask.reshape(shape)
 
     def _rng(self, epoch: int | None, index: int) -> np.random.Generator | None:
-        return None if epoch is None else np.random.default_rng((self.seed, int(epoch), int(index)))
+        if epoch is None or not (self.image_aug or self.rephrase):
+            return None
+        return np.random.default_rng((self.seed, int(epoch), int(index)))
 
     def _draw_wording(self, rng: np.random.Generator | None) -> int:
         if rng is None or not self.rephrase:
             return 0
         return 1 + int(rng.integers(len(tokens.REPHRASINGS)))
 
-    def _images(self, frame: int, rng: np.random.Generator | None) -> np.ndarray:
-        """u8 [v h w 3] of a frame."""
-        views = []
-        for view, encoded in enumerate(self.data.images(int(frame))[: self.num_images]):
-            try:
-                image = images.decode(encoded)
-            except images.ImageError as error:
-                raise images.ImageError(f"{self.data.describe(int(frame), view)}: {error}") from error
-            if not self.image_aug:
-                views.append(images.resize(image, self.image_size))
-            elif rng is None:
-                views.append(images.centre_crop(image, self.image_size))
-            else:
-                views.append(images.augment(image, self.image_size, rng))
-        return np.stack(views)
+    def _images(self, frames: np.ndarray, rngs: Sequence[np.random.Generator | None]) -> np.ndarray:
+        """u8 [b v h w 3] of frames."""
+        result = np.empty((len(frames), self.num_images, self.image_size, self.image_size, 3), np.uint8)
+        for frame, rng, views in zip(frames.tolist(), rngs, result, strict=True):
+            encoded = self.data.images(frame)
+            for view in range(self.num_images):
+                try:
+                    views[view] = self._prepared(images.decode(encoded[view]), rng)
+                except images.ImageError as error:
+                    raise images.ImageError(f"{self.data.describe(frame, view)}: {error}") from error
+        return result
 
-
-def interleave(position: int, shares: Sequence[int]) -> tuple[int, int]:
-    """Which of several endless sequences gives the element at `position` of their mixture, and its place there.
-
-    Every `sum(shares)` elements hold exactly `shares[d]` of sequence d, spread evenly: the first sequence takes its share of the
-    positions, and what it leaves is one position after the other of the mixture of the rest.
-    """
-    rest = sum(shares)
-    for number, share in enumerate(shares):
-        taken = position * share // rest  # of this sequence, before `position`
-        if (position + 1) * share // rest > taken:
-            return number, taken
-        position -= taken
-        rest -= share
-    raise ValueError(f"shares: expected whole numbers above 0, got {list(shares)}")
-
-
-class TrainingOrder:
-    """The endless order of a source's samples. Every epoch of a dataset is a permutation of its samples, another one each time.
-
-    A dataset's share of the samples is proportional to its weight times its number of samples, so that datasets of equal weight
-    come to the ends of their epochs together. (The original's meaning of weights; there the order is drawn at random.)
-    """
-
-    def __init__(self, source: SampleSource, seed: int):
-        """Raises `UserError` if a dataset has no sample in the source."""
-        bounds = source.first_samples.tolist()
-        self._sizes = np.diff(bounds).tolist()
-        for dataset, size in zip(source.data.datasets, self._sizes, strict=True):
-            if not size:
-                raise UserError(f"{dataset.name}: no sample in the episodes to train on")
-        self._permutations = [
-            grain.MapDataset.range(first, last).shuffle(seed=(seed + number) % 2**32).repeat()
-            for number, (first, last) in enumerate(itertools.pairwise(bounds))
-        ]
-        self._shares = _whole_shares([dataset.weight for dataset in source.data.datasets], self._sizes)
-
-    def __getitem__(self, position: int) -> tuple[int, int]:
-        """The sample at a position, and the epoch of its dataset."""
-        dataset, place = interleave(position, self._shares)
-        sample: Any = self._permutations[dataset][place]
-        return sample, place // self._sizes[dataset]
-
-
-def _whole_shares(weights: Sequence[float], sizes: Sequence[int]) -> list[int]:
-    """Samples of each dataset in the shortest stretch that has whole numbers of them."""
-    shares = [Fraction(weight).limit_denominator(10**6) * size for weight, size in zip(weights, sizes, strict=True)]
-    unit = math.lcm(*(share.denominator for share in shares))
-    whole = [int(share * unit) for share in shares]
-    return [share // math.gcd(*whole) for share in whole]
+    def _prepared(self, image: np.ndarray, rng: np.random.Generator | None) -> np.ndarray:
+        if not self.image_aug:
+            return images.resize(image, self.image_size)
+        return images.centre_crop(image, self.image_size) if rng is None else images.augment(image, self.image_size, rng)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -254,24 +202,14 @@ class TrainLoader:
     threads: int = 4
 
     def __iter__(self) -> Iterator[Batch]:
-        order = TrainingOrder(self.source, self.seed)
-        # A thread makes a part of a batch at a time: the first batch is there as soon as all of them have worked on it.
-        size = math.gcd(self.batch_size, _SAMPLES_AT_ONCE)
-        parts = self.batch_size // size
+        order = TrainingOrder(self.source.data.datasets, self.source.first_samples, self.seed)
 
-        def part(number: int) -> Batch:
-            batch, within = divmod(number, parts)
-            first = (batch * self.process_count + self.process_index) * self.batch_size + within * size
-            samples = np.array([order[position] for position in range(first, first + size)])
+        def batch(number: int) -> Batch:
+            first = (number * self.process_count + self.process_index) * self.batch_size
+            samples = np.array([order[position] for position in range(first, first + self.batch_size)])
             return self.source.batch(samples[:, 0], epoch=samples[:, 1])
 
-        dataset = grain.MapDataset.range(self.start_batch * parts, sys.maxsize).map(part)
-        ahead = grain.ReadOptions(self.threads, _BATCHES_AHEAD * parts)
-        return iter(dataset.to_iter_dataset(ahead).batch(parts, batch_fn=_concatenate))
-
-
-def _concatenate(parts: Sequence[Batch]) -> Batch:
-    return Batch(*(np.concatenate(fields) for fields in zip(*parts, strict=True)))
+        return _iterate(grain.MapDataset.range(self.start_batch, sys.maxsize).map(batch), self.threads)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -286,9 +224,13 @@ class EvalLoader:
         return -(-len(self.source) // self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
-        dataset = grain.MapDataset.range(len(self)).map(self._batch)
-        return iter(dataset.to_iter_dataset(grain.ReadOptions(self.threads, _BATCHES_AHEAD)))
+        return _iterate(grain.MapDataset.range(len(self)).map(self._batch), self.threads)
 
     def _batch(self, number: int) -> Batch:
         indices = np.arange(number * self.batch_size, (number + 1) * self.batch_size)
         return self.source.batch(np.where(indices < len(self.source), indices, -1))
+
+
+def _iterate(batches: grain.MapDataset[Batch], threads: int) -> Iterator[Batch]:
+    """The batches in order. A thread makes a whole batch, which then need not be put together by the thread that trains."""
+    return iter(batches.to_iter_dataset(grain.ReadOptions(threads, threads + _BATCHES_AHEAD)))

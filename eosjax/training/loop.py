@@ -113,8 +113,8 @@ class _Trainer:
         with stop_signals() as stopped, contextlib.closing(self.checkpoints), contextlib.closing(self.writer):
             while step < config.max_steps and not stopped:
                 with self.clock.waiting():
-                    batch = self.parallel.split(next(batches))
-                self.state, new_metrics = self.parallel.step(self.state, self.frozen, batch)
+                    batch = next(batches)
+                self.state, new_metrics = self.parallel.step(self.state, self.frozen, self.parallel.split(batch))
                 step += 1
                 self.clock.steps += 1
                 self.console.advance(step)

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eosjax.data.images import ImageError
-from eosjax.data.loader import EvalLoader, TrainingOrder, TrainLoader, interleave, split_episodes, split_mixture
+from eosjax.data.loader import EvalLoader, TrainLoader, split_episodes, split_mixture
 from eosjax.data.mixture import Mixture
+from eosjax.data.order import TrainingOrder, interleave
 from eosjax.data.specs import DatasetSpec
 from eosjax.data.stats import normalise
 from eosjax.data.tokens import evaluation_prompt
@@ -150,6 +151,14 @@ def test_randomness_is_of_the_seed_epoch_and_index(source):
     assert len({variant.images.tobytes() for variant in variants}) == 3
 
 
+@pytest.mark.parametrize(("image_aug", "rephrase"), [(False, False), (False, True), (True, False)])
+def test_what_is_random_is_what_was_asked_for(make_source, image_aug, rephrase):
+    plain = make_source(LENGTHS, image_aug=image_aug, rephrase=rephrase)
+    batches = [plain.batch(np.array([3]), np.array([epoch])) for epoch in range(20)]
+    assert (len({batch.images.tobytes() for batch in batches}) > 1) == image_aug
+    assert (len({batch.input_ids.tobytes() for batch in batches}) > 1) == rephrase
+
+
 def test_all_wordings_are_drawn_in_training_and_one_in_evaluation(source):
     indices = np.zeros(400, np.int64)
     training = source.batch(indices, np.arange(400)).input_ids
@@ -175,6 +184,15 @@ def test_resumed_batches_are_those_of_an_uninterrupted_run(source, start):
     resumed = take(TrainLoader(pickle.loads(pickle.dumps(source)), 4, seed=5, start_batch=start), 3)
     for one, two in zip(whole, resumed, strict=True):
         assert_same(one, two)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_the_number_of_threads_changes_nothing(source, threads):
+    batches = take(TrainLoader(source, 5, seed=1, threads=threads), 6)
+    order = TrainingOrder(source.data.datasets, source.first_samples, 1)
+    for number, batch in enumerate(batches):
+        samples = np.array([order[position] for position in range(5 * number, 5 * number + 5)])
+        assert_same(batch, source.batch(samples[:, 0], epoch=samples[:, 1]))
 
 
 def test_processes_take_the_parts_of_one_global_batch(source):
@@ -255,7 +273,7 @@ def test_shares_follow_weight_and_size_and_epochs_stay_permutations(mixed):
         assert len(key) == 3 * weight * size
         assert all(sorted(epoch) == list(range(size)) for epoch in key.reshape(-1, size))
     assert set(mixed.data.episode_of[mixed.anchors]) == {0, 1, 2, 3, 5}
-    order = TrainingOrder(mixed, 0)
+    order = TrainingOrder(mixed.data.datasets, mixed.first_samples, 0)
     visits = [order[position] for position in range(150)]
     assert [sample for sample, _ in visits] == keys.tolist()
     for sample in range(30):
