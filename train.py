@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from eosjax import config
+from eosjax import flags
 from eosjax.types import UserError
 
 DEMO = Path(__file__).parent / "configs" / "demo.yaml"
@@ -15,8 +15,8 @@ def main(argv: list[str]) -> None:
     """Reads the flags and trains; what the user can mend ends in one line instead of a traceback."""
     sys.stdout.reconfigure(errors="replace")  # pyright: ignore[reportAttributeAccessIssue]  # a ✓ must not end a run
     try:
-        demo = [] if SUBJECT & config.flag_names(argv) else ["--config_path", str(DEMO)]
-        parsed = config.parse([*demo, *argv])
+        demo = [] if SUBJECT & flags.flag_names(argv) else ["--config_path", str(DEMO)]
+        parsed = flags.parse([*demo, *argv])
         from eosjax.training import run  # after the flags: a wrong one is answered before JAX is loaded
 
         run(parsed)

@@ -117,14 +117,13 @@ def measure(case: Case) -> int:
 
 def policy(case: Case) -> tuple[Any, Any]:
     """Configuration and shape of a case: 68 M parameters, 2 x 64 patches."""
-    from eosjax import config as configs
+    from eosjax import flags
     from eosjax.data.specs import DatasetSpec
     from eosjax.data.tokens import demo_tokenizer
     from eosjax.models.llama import LlamaConfig
     from eosjax.training.setup import PolicySource
 
-    flags = (*case.flags, *(("--vla_path=demo",) if "--use_lora=False" in case.flags else ()))
-    config = configs.parse(flags)
+    config = flags.parse((*case.flags, *(("--vla_path=demo",) if "--use_lora=False" in case.flags else ())))
     shape = PolicySource(None, demo_tokenizer()).vla_config(config, DatasetSpec())
     vit = {"image_size": 112, "patch_size": 14, "width": 256, "depth": 5, "heads": 4, "mlp_dim": 1024}
     return config, dataclasses.replace(

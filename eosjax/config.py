@@ -1,4 +1,4 @@
-"""The configuration of a training run: one flat set of flags, read, checked and written here.
+"""The configuration of a training run: one flat set of flags, checked here; `eosjax.flags` reads and writes them.
 
 Names and defaults are those of the PyTorch original (OpenVLA-OFT `vla-scripts/finetune.py` with its EOS extension) wherever it has the
 flag. This module imports no JAX, so that `--help` and a wrong flag answer at once.
@@ -6,22 +6,17 @@ flag. This module imports no JAX, so that `--help` and a wrong flag answer at on
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
 import math
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
-
-import draccus
-import yaml
 
 from eosjax.types import UserError
 
 DEMO_MODEL = "demo"
 DEMO_DATASET = "eosjax_demo"
+BALANCED_BUFFER = "balanced_buffer"  # the `eos_loss` that draws from the buffer
 NAMED_MIXTURES = {
     f"libero_4_task_suites{suffix}": tuple(f"libero_{suite}{suffix}" for suite in ("spatial", "object", "goal", "10"))
     for suffix in ("", "_no_noops")
@@ -69,6 +64,38 @@ def _parse_member(part: str) -> MixtureMember:
     if not name or not 0 < weight < float("inf"):
         raise ConfigError(f"--dataset_name: expected NAME, or NAME:WEIGHT with a weight above 0, separated by commas; got {part!r}")
     return MixtureMember(name, weight)
+
+
+class OperatingRule(NamedTuple):
+    """How the threshold of the EOS head is chosen on validation episodes."""
+
+    kind: str  # false_alarms, f1, cost or fixed
+    value: float = 0.0  # most false alarms an episode; the collar in control steps; what a miss costs if a false alarm costs 1
+
+    def __str__(self) -> str:
+        return self.kind if self.kind == "fixed" else f"{self.kind}:{self.value:g}"
+
+
+def parse_operating_rule(text: str) -> OperatingRule:
+    """The rule that `--eos_operating_point` names.
+
+    Raises:
+      ConfigError: no such rule, or a number that makes no sense in it.
+    """
+    kind, _, number = text.partition(":")
+    if text == "fixed":
+        return OperatingRule("fixed")
+    try:
+        value = float(number)
+    except ValueError:
+        value = math.nan
+    sound = {"false_alarms": value >= 0, "f1": value >= 0 and value == int(value), "cost": value > 0} if math.isfinite(value) else {}
+    if not sound.get(kind):
+        raise ConfigError(
+            "--eos_operating_point: expected false_alarms:K (at most K an episode, then fewest misses), f1:C (a whole number of steps), "
+            f"cost:R (a miss costs R false alarms, above 0) or fixed (--eos_threshold itself); got {text!r}"
+        )
+    return OperatingRule(kind, value)
 
 
 @dataclass(frozen=True)
@@ -129,12 +156,17 @@ class TrainConfig:
     lambda_eos: float = 2.0  # weight of the EOS loss: total = L1 + lambda_eos * BCE
     eos_hidden_dim: int = 1024  # width of the EOS head
     eos_dropout: float = 0.1  # dropout in the EOS head
-    eos_threshold: float = 0.5  # probability from which a step counts as an end: raw on drawn rows, corrected in validation
+    eos_threshold: float = 0.5  # probability from which a drawn row counts as an end; and a step, while nothing better was chosen
+    eos_operating_point: str = "false_alarms:1"  # how validation chooses the threshold of decisions: or f1:C, cost:R, fixed
+    eos_tune_decision: bool = False  # choose debounce, least steps and time-out of a sub-step on validation, too
+    eos_loss: str = BALANCED_BUFFER  # what the EOS head learns from: drawn rows, or fresh rows by bce, pos_weight, focal or logit_adjust
     eos_buffer_capacity: int = 50  # hidden states kept per class
     eos_sample_positive: int = 15  # ends drawn for each update
     eos_sample_negative: int = 20  # other steps drawn for each update
     eos_min_positive: int = 15  # ends in the buffer before the first update
     eos_min_negative: int = 20  # other steps in the buffer before the first update
+    eos_age_match: bool = False  # let other steps into the buffer at the pace of the ends, so that age does not tell the classes apart
+    eos_backbone_grad: bool = False  # let the EOS loss train the policy, too (not with --eos_loss balanced_buffer)
     eos_tune: str = "manual"  # auto: choose the counts of ends from their share in the training data
 
     # Logging
@@ -147,8 +179,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         """Checks what can be checked without touching the disk. Raises `ConfigError`."""
         _check_values(self)
-        _ = self.label_paths, self.encoder_heads  # read dataset_name, too
-        _check_eos_counts(self)
+        _ = self.label_paths, self.encoder_heads, self.operating_rule  # read dataset_name, too
+        _check_eos(self)
         _check_combinations(self)
 
     @property
@@ -189,6 +221,11 @@ class TrainConfig:
         return parse_mixture(self.dataset_name)
 
     @property
+    def operating_rule(self) -> OperatingRule:
+        """`eos_operating_point` as a rule."""
+        return parse_operating_rule(self.eos_operating_point)
+
+    @property
     def label_paths(self) -> tuple[Path | None, ...]:
         """Where the labels of each dataset of the mixture come from: a lone file serves all but the demo, which has its own (None).
 
@@ -217,7 +254,7 @@ def _run_id(config: TrainConfig) -> str:
     if config.image_aug:
         parts.append("--image_aug")
     if config.use_eos_classification:
-        parts.append(f"--eos-cap{config.eos_buffer_capacity}")
+        parts.append(f"--eos-cap{config.eos_buffer_capacity}" if config.eos_loss == BALANCED_BUFFER else f"--eos-{config.eos_loss}")
     parts.append(f"--seed{config.seed}")
     if config.run_id_note:
         parts.append(f"--{config.run_id_note}")
@@ -233,7 +270,12 @@ _POSITIVE = (
 _NOT_NEGATIVE = ("lr_warmup_steps", "loader_threads", "num_devices", "lambda_eos", "seed")
 _LARGEST_SEED = 2**32 - 1  # of a JAX key
 _SHARES = ("lora_dropout", "eos_dropout")
-_CHOICES = {"model_dtype": ("auto", "bfloat16", "float32"), "eos_tune": ("manual", "auto"), "num_images_in_input": (1, 2, 3)}
+_CHOICES = {
+    "model_dtype": ("auto", "bfloat16", "float32"),
+    "eos_loss": (BALANCED_BUFFER, "bce", "pos_weight", "focal", "logit_adjust"),
+    "eos_tune": ("manual", "auto"),
+    "num_images_in_input": (1, 2, 3),
+}
 
 
 def _check_values(config: TrainConfig) -> None:
@@ -262,9 +304,19 @@ def _check_values(config: TrainConfig) -> None:
             raise ConfigError(f"--{name} must be one of {', '.join(map(str, choices))}, got {getattr(config, name)}")
 
 
-def _check_eos_counts(config: TrainConfig) -> None:
+def _check_eos(config: TrainConfig) -> None:
     if not config.use_eos_classification:
         return
+    if config.eos_loss != BALANCED_BUFFER:
+        for name, value in (("eos_age_match", False), ("eos_tune", "manual")):
+            if getattr(config, name) != value:
+                raise ConfigError(f"--{name} {getattr(config, name)} is about the buffer, which --eos_loss {config.eos_loss} does not use")
+        return
+    if config.eos_backbone_grad:
+        raise ConfigError(
+            f"--eos_backbone_grad True with --eos_loss {BALANCED_BUFFER}: rows are stored without gradient, so that none could reach the "
+            "policy; choose an --eos_loss on fresh rows (bce, pos_weight, focal, logit_adjust)"
+        )
     for kind in ("positive", "negative"):
         least, drawn = getattr(config, f"eos_min_{kind}"), getattr(config, f"eos_sample_{kind}")
         if least < drawn:
@@ -308,98 +360,3 @@ def _check_policy(config: TrainConfig) -> None:
         raise ConfigError("--freeze_vision True: the encoders of --vla_path demo start from random weights, not worth freezing")
     if config.lora_adapter_path is not None and not config.use_lora:
         raise ConfigError("--lora_adapter_path needs --use_lora True: without it there are no adapters to start from it")
-
-
-def parse(argv: Sequence[str]) -> TrainConfig:
-    """Reads the flags (`--flag value`, `--flag=value`, `--config_path FILE.yaml` overridden by flags) into a checked config.
-
-    Raises `ConfigError` for a flag or key that does not exist (naming the nearest), a value of the wrong type, or a combination that
-    cannot be run. `--help` prints all flags and exits.
-    """
-    args = _complete([_spell(arg) for arg in argv])
-    known = {field.name for field in dataclasses.fields(TrainConfig)} | {"config_path", "help"}
-    for name in flag_names(args):
-        _check_known(name, known, prefix="--", where="unknown flag")
-    for name, value in _config_paths(args):
-        _check_file(name, value, known)
-    try:
-        return draccus.parse(TrainConfig, args=args, exit_on_error=False)
-    except ConfigError:
-        raise
-    except Exception as error:  # draccus wraps what __post_init__ raises, at times more than once
-        raise ConfigError(_root_message(error)) from error
-
-
-def flag_names(argv: Sequence[str]) -> set[str]:
-    """Names of the flags in a command line, without dashes in front."""
-    return {_spell(arg)[2:].split("=", 1)[0] for arg in argv if arg.startswith("--")}
-
-
-def _spell(arg: str) -> str:
-    """`--eos-tune=x` and `--eos_tune=x` are the same flag."""
-    if not arg.startswith("--"):
-        return arg
-    name, sep, value = arg.partition("=")
-    return "--" + name[2:].replace("-", "_") + sep + value
-
-
-def _complete(args: list[str]) -> list[str]:
-    """A boolean flag without a value means True."""
-    switches = {f"--{field.name}" for field in dataclasses.fields(TrainConfig) if field.type == "bool"}
-    completed = []
-    for arg, following in zip(args, [*args[1:], "--"], strict=False):
-        completed.append(arg)
-        if arg in switches and following.startswith("--"):
-            completed.append("True")
-    return completed
-
-
-def _config_paths(args: Sequence[str]) -> list[tuple[str, str]]:
-    flag = "--config_path"
-    paths = [following for arg, following in zip(args, args[1:], strict=False) if arg == flag]
-    return [(flag, path) for path in (*paths, *(arg.removeprefix(flag + "=") for arg in args if arg.startswith(flag + "=")))]
-
-
-def _check_known(name: str, known: set[str], *, prefix: str, where: str) -> None:
-    if name in known:
-        return
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
-    raise ConfigError(f"{where} {prefix}{name}" + (f": did you mean {prefix}{near[0]}?" if near else "; --help lists all"))
-
-
-def _check_file(flag: str, value: str, known: set[str]) -> None:
-    path = Path(value)
-    if not path.is_file():
-        raise ConfigError(f"{flag} {path}: no such file")
-    try:
-        content = yaml.safe_load(path.read_text()) or {}
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{flag} {path} is not YAML: {error}") from error
-    if not isinstance(content, dict):
-        raise ConfigError(f"{flag} {path}: expected `flag: value` lines, got a {type(content).__name__}")
-    for key in content:
-        _check_known(str(key), known - {"config_path", "help"}, prefix="", where=f"{path}: unknown key")
-
-
-def _root_message(error: BaseException) -> str:
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, ConfigError):
-            return str(cause)
-        cause = cause.__cause__ or cause.__context__
-    return str(error)
-
-
-def save(config: TrainConfig, path: Path) -> None:
-    """Writes the resolved configuration as YAML; `--config_path` reads it back to an equal one, `resume` aside."""
-    started = dataclasses.replace(config, resume=False)  # as a recipe, the file describes the run from its start
-    path.write_text("".join(f"{name}: {_plain(value)}\n" for name, value in dataclasses.asdict(started).items()))
-
-
-def _plain(value: object) -> str:
-    return yaml.safe_dump(str(value) if isinstance(value, Path) else value, default_flow_style=True).removesuffix("...\n").strip()
-
-
-def load(path: Path) -> TrainConfig:
-    """Reads a configuration that `save` wrote."""
-    return parse(["--config_path", str(path)])

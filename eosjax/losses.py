@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -67,3 +69,43 @@ def balanced_bce(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> ja
     """
     losses = optax.losses.sigmoid_binary_cross_entropy(logits.astype(jnp.float32), labels.astype(jnp.float32))
     return jnp.sum(losses * weights) / jnp.maximum(jnp.sum(weights), 1.0)
+
+
+FOCAL_GAMMA = 2.0  # of the paper
+
+
+def bce(logits: jax.Array, labels: jax.Array, prior: float) -> jax.Array:
+    """Binary cross-entropy of each row, f32 [n], in float32. Of this and its alternatives below:
+
+    Args:
+      logits: [n], any float dtype.
+      labels: f32 [n], 1 for an end.
+      prior: log-odds of an end in the training data.
+    """
+    del prior
+    return optax.losses.sigmoid_binary_cross_entropy(logits.astype(jnp.float32), labels.astype(jnp.float32))
+
+
+def pos_weight_bce(logits: jax.Array, labels: jax.Array, prior: float) -> jax.Array:
+    """Cross-entropy in which all ends weigh as much as all other steps: torch's `pos_weight` at the odds against an end."""
+    weights = jnp.where(labels > 0.5, jnp.exp(-prior), 1.0)
+    return weights * bce(logits, labels, prior)
+
+
+def focal(logits: jax.Array, labels: jax.Array, prior: float) -> jax.Array:
+    """(1 - p)^2 times the cross-entropy, p the probability of the right answer (Lin et al. 2017, arXiv:1708.02002, without alpha)."""
+    loss = bce(logits, labels, prior)
+    return (-jnp.expm1(-loss)) ** FOCAL_GAMMA * loss
+
+
+def logit_adjusted_bce(logits: jax.Array, labels: jax.Array, prior: float) -> jax.Array:
+    """Cross-entropy of logits to which the log-odds of the data are added (Menon et al. 2021, arXiv:2007.07314, of two classes)."""
+    return bce(logits.astype(jnp.float32) + prior, labels, prior)
+
+
+FRESH_LOSSES: Mapping[str, Callable[[jax.Array, jax.Array, float], jax.Array]] = {
+    "bce": bce,
+    "pos_weight": pos_weight_bce,
+    "focal": focal,
+    "logit_adjust": logit_adjusted_bce,
+}

@@ -1,4 +1,5 @@
-"""Fixtures that tests of several folders share. Runs before JAX is imported: four fake CPU devices for every test."""
+"""Fixtures that tests of several folders share. Runs before JAX is imported: four fake CPU devices for every test, and a compiler that
+does not optimise, since tests compile much and compute little."""
 
 import contextlib
 import dataclasses
@@ -13,7 +14,8 @@ import pytest
 from hypothesis import settings
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
+_XLA_FLAGS = " --xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + _XLA_FLAGS
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 settings.register_profile("reproducible", deadline=None, derandomize=True)
 settings.load_profile("reproducible")

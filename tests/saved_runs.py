@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from eosjax import config as configs
+from eosjax import flags
 from eosjax.config import TrainConfig
 from eosjax.data.specs import spec_for
 from eosjax.models.policies import Params
@@ -62,7 +63,7 @@ def save_run(folder: Path, config: TrainConfig, steps: tuple[int, ...]) -> Saved
     base = base_parts(policy.pretrained.load_base(shape, np.asarray)[0], shape) if policy.pretrained else {}
     base = {part: base[part] for part in frozen}
     folder.mkdir()
-    configs.save(config, folder / configs.CONFIG_FILE)
+    flags.save(config, folder / configs.CONFIG_FILE)
     checkpoints = Checkpoints(folder / configs.CHECKPOINTS, keep=len(steps))
     for step in steps:
         trainable = random_like(trainable, step)
@@ -80,8 +81,8 @@ def save_run(folder: Path, config: TrainConfig, steps: tuple[int, ...]) -> Saved
     return Saved(folder, config, trainable | base)
 
 
-def make_run(folder: Path, steps: tuple[int, ...] = (10,), **flags) -> Saved:
-    """A run from the checkpoint that `write_checkpoint` writes to `folder`/base; with LoRA unless the flags say otherwise."""
+def make_run(folder: Path, steps: tuple[int, ...] = (10,), **changes) -> Saved:
+    """A run from the checkpoint that `write_checkpoint` writes to `folder`/base; with LoRA unless the changes say otherwise."""
     folder.mkdir(exist_ok=True)
     (folder / "specs.yaml").write_text(SPECS)
     write_checkpoint(folder / "base")
@@ -95,4 +96,4 @@ def make_run(folder: Path, steps: tuple[int, ...] = (10,), **flags) -> Saved:
         "use_proprio": True,
         "eos_hidden_dim": 6,
     }
-    return save_run(folder / "run", TrainConfig(**(settings | flags)), steps)
+    return save_run(folder / "run", TrainConfig(**(settings | changes)), steps)

@@ -14,10 +14,10 @@ PACKAGE = Path(__file__).parents[1] / "eosjax"
 
 # Each layer may import from itself and from the layers before it.
 LAYERS = [
-    {"config", "types"},
+    {"config", "flags", "types"},
     {"buffer", "losses", "data", "models"},
     {"evaluation"},
-    {"training.metrics", "training.state", "training.optim", "training.step"},
+    {"training.collectives", "training.metrics", "training.objectives", "training.optim", "training.state", "training.step"},
     {"training"},
     {"serving"},
     {"cli", "__main__"},
@@ -25,6 +25,7 @@ LAYERS = [
 FORBIDDEN = {
     "data": {"jax", "flax", "optax", "orbax"},
     "config": {"jax", "flax", "tensorflow", "tensorflow_datasets"},
+    "flags": {"jax", "flax", "tensorflow", "tensorflow_datasets"},
     "types": {"jax", "flax", "tensorflow", "tensorflow_datasets"},
     "buffer": {"tensorflow", "tensorflow_datasets", "orbax", "grain"},
     "losses": {"tensorflow", "tensorflow_datasets", "orbax", "grain"},

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from eosjax import config as configs
-from eosjax.config import NAMED_MIXTURES, ConfigError, TrainConfig, parse, parse_mixture
+from eosjax.config import NAMED_MIXTURES, ConfigError, TrainConfig, parse_mixture
+from eosjax.flags import load, parse, save
 
 ROOT = Path(__file__).parents[1]
 
@@ -50,8 +50,8 @@ def test_save_and_load_give_the_same_configuration(tmp_path):
     config = dataclasses.replace(
         TrainConfig(), substep_labels_path=Path("a b/c.json"), run_id_note="yes", learning_rate=1e-5, wandb_entity="null"
     )
-    configs.save(config, tmp_path / "config.yaml")
-    assert configs.load(tmp_path / "config.yaml") == config
+    save(config, tmp_path / "config.yaml")
+    assert load(tmp_path / "config.yaml") == config
 
 
 @pytest.mark.parametrize("recipe", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.name)

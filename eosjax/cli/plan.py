@@ -16,7 +16,7 @@ from typing import Any
 
 import jax
 
-from eosjax import config as configs
+from eosjax import flags
 from eosjax.cli import plan_step
 from eosjax.cli.common import table
 from eosjax.cli.plan_step import Memory, Step, count
@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     if not args.memory_gb > 0:
         raise UserError(f"--memory_gb: expected more than 0, got {args.memory_gb}")
     known = {field.name for field in dataclasses.fields(TrainConfig)} | {"config_path"}
-    config = configs.parse([f"--{name}={value}" for name, value in vars(args).items() if name in known])
+    config = flags.parse([f"--{name}={value}" for name, value in vars(args).items() if name in known])
     jax.config.update("jax_platforms", "cpu")  # the plan needs no GPU, and shall not take the memory of one
     vla_config, source = policy_shape(config, spec_for(config.mixture[0].name, config.dataset_specs))
     text_length = PROMPT_TOKENS + vla_config.action_tokens + 3

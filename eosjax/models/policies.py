@@ -11,6 +11,7 @@ Parameters come as a dict of *parts* (see `eosjax.training.state`), of which a p
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 from typing import Any, ClassVar, NamedTuple
 
@@ -71,21 +72,22 @@ def vla_variables(params: Params) -> Params:
 
 
 @dataclasses.dataclass(frozen=True)
-class Policy:
+class Policy(abc.ABC):
     """What the kinds of policies have in common. Hashable, so that a jitted function can close over it."""
 
     vla: OpenVLA
 
     extra_sums: ClassVar[tuple[str, ...]] = ()  # what `loss` reports beside the loss
 
+    @abc.abstractmethod
     def init_head(self, key: jax.Array) -> Params | None:
         """Random parameters of the part `action_head`; None for a policy without one."""
-        raise NotImplementedError
 
     def count(self, valid: jax.Array) -> jax.Array:
         """f32 []: the numbers that the loss of a batch is a mean over; `valid` bool [b k], False past the end of the episode."""
         return jnp.sum(valid, dtype=jnp.float32) * self.vla.config.action_dim
 
+    @abc.abstractmethod
     def loss(
         self, params: Params, seen: Observation, actions: jax.Array, valid: jax.Array, noise_keys: jax.Array, dropout_key: jax.Array
     ) -> ActionLoss:
@@ -99,11 +101,10 @@ class Policy:
           noise_keys: [b], keys of the samples.
           dropout_key: [], of the adapters.
         """
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def act(self, params: Params, seen: Observation, noise_keys: jax.Array) -> Actions:
         """What to do, without dropout. Arguments as in `loss`."""
-        raise NotImplementedError
 
     def _call(self, params: Params, *args: Any, **kwargs: Any) -> Any:
         return self.vla.apply(vla_variables(params), *args, **kwargs)
@@ -152,9 +153,8 @@ class DiffusionPolicy(Policy):
     def loss(self, params, seen, actions, valid, noise_keys, dropout_key) -> ActionLoss:
         """The squared error of the predicted noise, at a random noise level for each sample."""
         # A key a sample: the noise then does not depend on how the batch is split over devices.
-        noisy, steps, noise = jax.vmap(lambda key, chunk: jax.tree.map(lambda x: x[0], self._ddim.draw(key, chunk[None])))(
-            noise_keys, actions
-        )
+        drawn = jax.vmap(self._ddim.draw)(noise_keys, actions[:, None])
+        noisy, steps, noise = jax.tree.map(lambda x: jnp.squeeze(x, 1), drawn)
         hidden = self._call(params, *seen, NoisyActions(noisy, steps), deterministic=False, rngs={"dropout": dropout_key})
         predicted = _apply(self.head, params["action_head"], hidden)
         total, count = losses.masked_mse(predicted, noise, _whole_chunks(valid))

@@ -119,17 +119,16 @@ class Console:
             self._bar.close()
 
 
-def eos_line(row: Mapping[str, float], positives: int, negatives: int) -> str:
+def eos_line(row: Mapping[str, float]) -> str:
     """The console line of an EOS update; its last word is what the measured gradient norm of the head says.
 
     Args:
       row: a row with the `train/eos_…` columns.
-      positives: ends in the draw.
-      negatives: other steps in the draw.
     """
     verdict = "✓ HAS GRAD" if row["train/eos_grad_norm"] > 0 else "✗ NO GRAD"
-    loss, batch = row["train/eos_loss"], positives + negatives
-    return f"[EOS UPDATE] eos_loss = {loss:.4f}, batch = {batch}, pos = {positives}, neg = {negatives}, {verdict}"
+    loss, positives, negatives = (row[f"train/eos_{name}"] for name in ("loss", "rows_positive", "rows_negative"))
+    counts = f"batch = {positives + negatives:.0f}, pos = {positives:.0f}, neg = {negatives:.0f}"
+    return f"[EOS UPDATE] eos_loss = {loss:.4f}, {counts}, {verdict}"
 
 
 def waiting_line(row: Mapping[str, float], config: TrainConfig, steps_made: int) -> str:

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from eosjax import config as configs
+from eosjax import flags
 from eosjax.config import ConfigError, TrainConfig
 from eosjax.data.advice import explain_share
 from eosjax.data.loader import EvalLoader, SampleSource, TrainLoader
@@ -65,7 +66,7 @@ def run(config: TrainConfig) -> None:
     config, tuned = setup.tune_counts(config, share)
 
     console = Console(config.max_steps, quiet=jax.process_index() != 0)
-    learner = make_learner(config, policy.vla_config(config, data.mixture.spec))
+    learner = make_learner(config, policy.vla_config(config, data.mixture.spec), share)
     for line in setup.describe_data(data):
         console.line(line)
     if tuned:
@@ -93,7 +94,7 @@ class _Trainer:
         self.local_batch = per_device * sum(device.process_index == jax.process_index() for device in devices)
         self.global_batch = per_device * len(devices)
         self.with_eos = learner.eos_head is not None
-        if self.with_eos:
+        if self.with_eos and config.eos_loss == configs.BALANCED_BUFFER:
             rows = self.global_batch * data.mixture.spec.chunk
             console.line(explain_share(share, rows, config.eos_min_positive, config.eos_min_negative, config.eos_buffer_capacity))
 
@@ -186,7 +187,7 @@ class _Trainer:
         folder = self.config.run_dir
         if jax.process_index() == 0:
             folder.mkdir(parents=True, exist_ok=True)
-            configs.save(self.config, folder / configs.CONFIG_FILE)
+            flags.save(self.config, folder / configs.CONFIG_FILE)
             save_stats(folder / STATS_FILE, self.data.mixture.stats)
         return MetricWriter(self.config, folder, self.start, enabled=jax.process_index() == 0)
 
@@ -211,11 +212,10 @@ class _Trainer:
         if self.pending is None:
             return
         (step, values, lap), self.pending = self.pending, None
-        config, positive, negative = self.config, self.config.eos_sample_positive, self.config.eos_sample_negative
+        config = self.config
         row = metrics.to_row(
             jax.device_get(values),
             lambda_eos=config.lambda_eos,
-            rows_per_draw=positive + negative,
             micro_batches=config.grad_accumulation_steps,
         )
         if not math.isfinite(row["train/total_loss"]):
@@ -227,7 +227,7 @@ class _Trainer:
         self.console.line(f"step {step}/{config.max_steps}  action_loss = {row['train/action_loss']:.4f}  {speed}")
         if self.with_eos:
             updated = row["train/eos_updated"] > 0
-            self.console.line(eos_line(row, positive, negative) if updated else waiting_line(row, config, step))
+            self.console.line(eos_line(row) if updated else waiting_line(row, config, step))
 
     def _diverged(self, step: int) -> UserError:
         return UserError(

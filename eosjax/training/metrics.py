@@ -85,13 +85,12 @@ def buffer_values(buffer: BalancedBufferState) -> dict[str, jax.Array]:
     return {name: value.astype(jnp.float32) for name, value in values.items()}
 
 
-def to_row(metrics: Metrics, *, lambda_eos: float, rows_per_draw: int, micro_batches: int) -> dict[str, float]:
+def to_row(metrics: Metrics, *, lambda_eos: float, micro_batches: int) -> dict[str, float]:
     """The `train/…` columns of a log row from fetched metrics (Python floats).
 
     Args:
       metrics: fetched to the host.
       lambda_eos: weight of the EOS loss in the total.
-      rows_per_draw: rows of one draw from the buffer.
       micro_batches: additions to the buffer per update; ages are reported in updates.
     """
     window = {name: float(value) for name, value in metrics.window.items()}
@@ -104,30 +103,39 @@ def to_row(metrics: Metrics, *, lambda_eos: float, rows_per_draw: int, micro_bat
             row[f"{which}_l1_loss"] = window[f"{which}_l1"] / tokens
     row |= {name: value for name, value in last.items() if name.endswith("_grad_norm")}
     if "eos_loss" in window:
-        row |= _eos_columns(window, last, rows_per_draw, micro_batches)
+        row |= _eos_columns(window, micro_batches)
+        row |= _buffer_columns(window, last, micro_batches) if "total_updates" in last else {}
         row["total_loss"] += lambda_eos * window["eos_loss"] / (window["steps"] * micro_batches)
     row = {("eos_grad_norm" if name == "eos_head_grad_norm" else name): value for name, value in row.items()}
     return {f"train/{name}": value for name, value in row.items()}
 
 
-def _eos_columns(window: dict[str, float], last: dict[str, float], rows_per_draw: int, micro_batches: int) -> dict[str, float]:
+def _eos_columns(window: dict[str, float], micro_batches: int) -> dict[str, float]:
     tp, fp, tn, fn = (window[name] for name in ("true_positive", "false_positive", "true_negative", "false_negative"))
-    stored = last["seen_positive"] + last["seen_negative"]
     return {
         "eos_loss": _ratio(window["eos_loss"], window["eos_updates"]),
         "eos_updated": window["eos_updates"] / (window["steps"] * micro_batches),
-        "eos_updates": last["total_updates"],
+        "eos_rows_positive": _ratio(tp + fn, window["eos_updates"]),
+        "eos_rows_negative": _ratio(fp + tn, window["eos_updates"]),
         "eos_accuracy": _ratio(tp + tn, tp + fp + tn + fn),
         "eos_precision": _ratio(tp, tp + fp),
         "eos_recall": _ratio(tp, tp + fn),
         "eos_f1": _ratio(2 * tp, 2 * tp + fp + fn),
+    }
+
+
+def _buffer_columns(window: dict[str, float], last: dict[str, float], micro_batches: int) -> dict[str, float]:
+    tp, fp, tn, fn = (window[name] for name in ("true_positive", "false_positive", "true_negative", "false_negative"))
+    rows_per_draw = _ratio(tp + fp + tn + fn, window["eos_updates"])
+    return {
+        "eos_updates": last["total_updates"],
         "eos_age_positive": _ratio(window["age_positive"], tp + fn) / micro_batches,
         "eos_age_negative": _ratio(window["age_negative"], fp + tn) / micro_batches,
         "eos_buffer_positive": last["buffer_positive"],
         "eos_buffer_negative": last["buffer_negative"],
         "eos_seen_positive": last["seen_positive"],
         "eos_seen_negative": last["seen_negative"],
-        "eos_utilisation": _ratio(last["total_updates"] * rows_per_draw, stored),
+        "eos_utilisation": _ratio(last["total_updates"] * rows_per_draw, last["seen_positive"] + last["seen_negative"]),
     }
 
 

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from eosjax import config as configs
+from eosjax import flags
 from eosjax.config import ConfigError, TrainConfig
 from eosjax.data.substeps import FORMATS
 
@@ -48,7 +49,7 @@ def _check_run_folder(config: TrainConfig) -> None:
             raise ConfigError(f"--resume: {folder} holds no run to go on from; check --run_root_dir and the flags that name the run")
         if not (folder / configs.CONFIG_FILE).is_file():
             raise ConfigError(f"--resume: {folder / configs.CONFIG_FILE}: no such file, so that nobody can tell which flags the run had")
-        _check_same_run(configs.load(folder / configs.CONFIG_FILE), config)
+        _check_same_run(flags.load(folder / configs.CONFIG_FILE), config)
 
 
 def _check_writable(flag: str, folder: Path) -> None:

@@ -12,6 +12,7 @@ import orbax.checkpoint as ocp
 from flax.traverse_util import flatten_dict
 
 from eosjax import config as configs
+from eosjax import flags
 from eosjax.config import TrainConfig
 from eosjax.data.specs import spec_for
 from eosjax.evaluation.validate import EosSetting
@@ -58,7 +59,7 @@ def load_run(run_dir: Path, step: int | None = None, *, with_base: bool = True) 
     """
     if not (run_dir / configs.CONFIG_FILE).is_file():
         raise CheckpointError(f"{run_dir}: no {configs.CONFIG_FILE}; expected the folder of a training run")
-    config = configs.load(run_dir / configs.CONFIG_FILE)
+    config = flags.load(run_dir / configs.CONFIG_FILE)
     folder = _checkpoint_folder(run_dir, step)
     policy = PolicySource.open(config)
     vla_config = policy.vla_config(config, spec_for(config.mixture[0].name, config.dataset_specs))

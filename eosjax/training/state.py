@@ -23,12 +23,13 @@ import optax
 from flax import struct
 
 from eosjax.buffer import BalancedBuffer, BalancedBufferState
-from eosjax.config import TrainConfig
+from eosjax.config import BALANCED_BUFFER, TrainConfig
 from eosjax.models.film import split_film
 from eosjax.models.heads import EosHead
 from eosjax.models.openvla import VLAConfig
 from eosjax.models.policies import MODULES, Params, Policy, make_policy
 from eosjax.training.metrics import ACTION_SUMS, EOS_SUMS, zero_window
+from eosjax.training.objectives import BufferObjective, EosObjective, FreshObjective
 from eosjax.training.optim import learning_rate_schedule, make_optimizer
 from eosjax.types import Batch
 
@@ -39,11 +40,11 @@ class Learner:
 
     policy: Policy
     eos_head: EosHead | None
-    buffer: BalancedBuffer | None
+    objective: EosObjective | None
     optimizer: optax.GradientTransformationExtraArgs
     schedule: optax.Schedule
     lambda_eos: float
-    eos_threshold: float
+    eos_backbone_grad: bool
     micro_batches: int
     log_freq: int
 
@@ -55,25 +56,38 @@ class TrainState:
     step: jax.Array  # i32 []: updates made
     trainable: Params
     opt_state: optax.OptState
-    buffer: BalancedBufferState | None
+    buffer: BalancedBufferState | None  # None where the EOS head learns from fresh rows, or there is none
     rng: jax.Array  # the run's key; never advanced, folded with `step` at each use
     window: dict[str, jax.Array]  # sums of the metrics since the last log line
 
 
-def make_learner(config: TrainConfig, vla_config: VLAConfig) -> Learner:
-    """Builds modules, buffer and optimizer of a run from its configuration; allocates nothing."""
+def make_learner(config: TrainConfig, vla_config: VLAConfig, share_of_ends: float | None = None) -> Learner:
+    """Builds modules, objective and optimizer of a run from its configuration; allocates nothing.
+
+    Args:
+      config: the run.
+      vla_config: the model.
+      share_of_ends: in the training data, between 0 and 1; a learner without it cannot be trained with an `eos_loss` on fresh rows.
+    """
     with_eos = config.use_eos_classification
     return Learner(
         policy=make_policy(vla_config),
         eos_head=EosHead(hidden_dim=config.eos_hidden_dim, dropout=config.eos_dropout) if with_eos else None,
-        buffer=make_buffer(config) if with_eos else None,
+        objective=make_objective(config, share_of_ends) if with_eos else None,
         optimizer=make_optimizer(config),
         schedule=learning_rate_schedule(config),
         lambda_eos=config.lambda_eos,
-        eos_threshold=config.eos_threshold,
+        eos_backbone_grad=config.eos_backbone_grad,
         micro_batches=config.grad_accumulation_steps,
         log_freq=config.log_freq,
     )
+
+
+def make_objective(config: TrainConfig, share_of_ends: float | None) -> EosObjective:
+    """How the `eos_*` flags have the EOS head trained; arguments as in `make_learner`."""
+    if config.eos_loss == BALANCED_BUFFER:
+        return BufferObjective(config.eos_threshold, make_buffer(config), config.eos_age_match)
+    return FreshObjective(config.eos_threshold, config.eos_loss, share_of_ends)
 
 
 def make_buffer(config: TrainConfig) -> BalancedBuffer:
@@ -147,7 +161,7 @@ def init_state(learner: Learner, trainable: Params, rng: jax.Array) -> TrainStat
         step=jnp.zeros((), jnp.int32),
         trainable=trainable,
         opt_state=learner.optimizer.init(trainable),
-        buffer=learner.buffer.init(hidden) if learner.buffer is not None else None,
+        buffer=learner.objective.init(hidden) if learner.objective is not None else None,
         rng=rng,
         window=zero_window(sum_names(learner)),
     )

@@ -2,14 +2,14 @@
 
     total = action loss + lambda_eos * BCE(eos_head(hidden states drawn from the buffer), labels)
 
-The action loss is that of the policy (`eosjax.models.policies`): L1 by default.
+The action loss is that of the policy (`eosjax.models.policies`): L1 by default. The EOS loss is that of `eosjax.training.objectives`.
 The drawn rows are *inputs* (stop-gradient on their way into the buffer) and the head runs on them inside the differentiated function:
 that is what gives the head its gradient, and the policy none from this term.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -21,10 +21,10 @@ from eosjax import losses
 from eosjax.buffer import BalancedBufferState
 from eosjax.models.policies import Observation, Params
 from eosjax.training import metrics
+from eosjax.training.collectives import pmean, psum
+from eosjax.training.objectives import EosRows
 from eosjax.training.state import Learner, TrainState, sum_names
 from eosjax.types import Batch
-
-T = TypeVar("T")
 
 
 class Predictions(NamedTuple):
@@ -33,6 +33,13 @@ class Predictions(NamedTuple):
     l1_sum: jax.Array  # f32 []
     l1_count: jax.Array  # f32 []
     eos_logits: jax.Array  # f32 [b k], raw (on the scale of the balanced draws); zeros without an EOS head
+
+
+class _Scales(NamedTuple):
+    """What makes sums over a micro-batch on one device add up, averaged over both, to the mean over the update; f32 [] each."""
+
+    numbers: jax.Array  # for sums over what the action loss counts
+    rows: jax.Array  # for sums over valid slots
 
 
 def train_step(
@@ -53,21 +60,21 @@ def train_step(
     with_eos = learner.eos_head is not None
     micro_size = batch.valid.shape[0] // learner.micro_batches
     micro_batches = jax.tree.map(lambda x: x.reshape(learner.micro_batches, micro_size, *x.shape[1:]), batch)
-    numbers = _psum(learner.policy.count(batch.valid), axis_name)
     shares = learner.micro_batches * (lax.axis_size(axis_name) if axis_name else 1)
-    action_scale = shares / jnp.maximum(numbers, 1.0)
+    counts = (learner.policy.count(batch.valid), jnp.sum(batch.valid, dtype=jnp.float32))
+    scales = _Scales(*(shares / jnp.maximum(psum(count, axis_name), 1.0) for count in counts))
     differentiate = jax.value_and_grad(_total_loss, argnums=1, has_aux=True)
 
     def accumulate(carry, inputs):
         buffer, grads, sums = carry
-        (_, (buffer, new_sums)), new_grads = differentiate(learner, state.trainable, frozen, buffer, *inputs, action_scale, axis_name)
+        (_, (buffer, new_sums)), new_grads = differentiate(learner, state.trainable, frozen, buffer, *inputs, scales, axis_name)
         return (buffer, *jax.tree.map(jnp.add, (grads, sums), (new_grads, new_sums))), None
 
     keys = jax.random.split(jax.random.fold_in(state.rng, state.step), learner.micro_batches)
     start = (state.buffer, jax.tree.map(jnp.zeros_like, state.trainable), metrics.zero_sums(sum_names(learner)))
     (buffer, grads, sums), _ = lax.scan(accumulate, start, (micro_batches, keys))
-    grads = _pmean(jax.tree.map(lambda g: g / learner.micro_batches, grads), axis_name)
-    sums |= {name: _psum(sums[name], axis_name) for name in (*metrics.ACTION_SUMS, *learner.policy.extra_sums)}
+    grads = pmean(jax.tree.map(lambda g: g / learner.micro_batches, grads), axis_name)
+    sums |= {name: psum(sums[name], axis_name) for name in (*metrics.ACTION_SUMS, *learner.policy.extra_sums)}
 
     eos_ready = sums["eos_updates"] > 0 if with_eos else jnp.zeros((), bool)
     updates, opt_state = learner.optimizer.update(grads, state.opt_state, state.trainable, eos_ready=eos_ready)
@@ -102,7 +109,7 @@ def _total_loss(
     buffer: BalancedBufferState | None,
     batch: Batch,
     key: jax.Array,
-    action_scale: jax.Array,
+    scales: _Scales,
     axis_name: str | None,
 ) -> tuple[jax.Array, tuple[BalancedBufferState | None, dict[str, jax.Array]]]:
     """Loss of one micro-batch on one device; beside it the buffer with that micro-batch in it, and the sums to log."""
@@ -111,18 +118,21 @@ def _total_loss(
         adapter_key = jax.random.fold_in(adapter_key, lax.axis_index(axis_name))
     params, noise_keys = {**frozen, **trainable}, _sample_keys(jax.random.fold_in(draw_key, 0), batch)
     hidden, sums = learner.policy.loss(params, _seen(batch), batch.actions, batch.valid, noise_keys, adapter_key)
-    action_loss = sums["action_sum"] * action_scale
-    if learner.eos_head is None or learner.buffer is None or buffer is None:
+    action_loss = sums["action_sum"] * scales.numbers
+    head, objective = learner.eos_head, learner.objective
+    if head is None or objective is None:
         return action_loss, (buffer, sums)
 
-    rows = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), (hidden, batch.eos, batch.valid))
-    buffer = learner.buffer.add(buffer, *_all_gather(rows, axis_name))
-    buffer = learner.buffer.count_update(buffer)
-    ready, sample = learner.buffer.can_sample(buffer), learner.buffer.sample(buffer, draw_key)
-    logits = _apply(learner.eos_head, {"params": trainable["eos_head"]}, sample.items, deterministic=False, rngs={"dropout": head_key})
-    eos_loss = losses.balanced_bce(logits, sample.labels, sample.weights)
-    sums |= metrics.eos_sums(logits, sample, eos_loss, ready, learner.eos_threshold)
-    return action_loss + learner.lambda_eos * eos_loss, (buffer, sums)
+    if not learner.eos_backbone_grad:
+        hidden = lax.stop_gradient(hidden)
+    columns = (x.reshape(-1, *x.shape[2:]) for x in (hidden, batch.eos, batch.valid))
+    rows = EosRows(*columns, scale=scales.rows)
+
+    def logits_of(hidden: jax.Array) -> jax.Array:
+        return _apply(head, {"params": trainable["eos_head"]}, hidden, deterministic=False, rngs={"dropout": head_key})
+
+    term = objective.loss(logits_of, buffer, rows, draw_key, axis_name)
+    return action_loss + learner.lambda_eos * term.loss, (term.state, sums | term.sums)
 
 
 def _seen(batch: Batch) -> Observation:
@@ -146,15 +156,3 @@ def _apply(module: nn.Module, variables: Params, *args: Any, **kwargs: Any) -> j
 
 def _updated(params: Params, updates: optax.Updates) -> Params:
     return optax.apply_updates(params, updates)  # pyright: ignore[reportReturnType]  # the same tree as `params`
-
-
-def _psum(tree: T, axis_name: str | None) -> T:
-    return lax.psum(tree, axis_name) if axis_name else tree
-
-
-def _pmean(tree: T, axis_name: str | None) -> T:
-    return lax.pmean(tree, axis_name) if axis_name else tree
-
-
-def _all_gather(tree: T, axis_name: str | None) -> T:
-    return lax.all_gather(tree, axis_name, tiled=True) if axis_name else tree

@@ -55,3 +55,15 @@ def write_labels(tmp_path):
         return path
 
     return write
+
+
+@pytest.fixture
+def refused(run):
+    """A function (*argv) -> stderr of a command that must end with status 2 and no output."""
+
+    def refused(*argv):
+        status, out, err = run(*argv)
+        assert (status, out) == (2, "")
+        return err
+
+    return refused

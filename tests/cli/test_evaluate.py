@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from eosjax.config import parse
+from eosjax.flags import parse
 from eosjax.training import run as train
 from tests.cli.page import Page
 

@@ -73,7 +73,7 @@ KINDS = {
 def build(lora_rank=0, kind="regression", **flags):
     """(learner, state, frozen) for the tiny policy."""
     config = dataclasses.replace(CONFIG, **flags)
-    learner = make_learner(config, dataclasses.replace(KINDS[kind], lora_rank=lora_rank))
+    learner = make_learner(config, dataclasses.replace(KINDS[kind], lora_rank=lora_rank), share_of_ends=0.3)
     example = random_batch(np.random.default_rng(0), 1)
     params = jax.jit(lambda key: init_params(learner, example, key))(jax.random.key(3))
     trainable, frozen = split_params(params)

@@ -41,7 +41,7 @@ def metrics(**values):
 
 
 def row(micro_batches=1, **values):
-    return to_row(metrics(**values), lambda_eos=2.0, rows_per_draw=35, micro_batches=micro_batches)
+    return to_row(metrics(**values), lambda_eos=2.0, micro_batches=micro_batches)
 
 
 def test_row_of_a_window():
@@ -60,7 +60,9 @@ def test_row_of_a_window():
         "train/eos_f1": 0.75,
         "train/eos_age_positive": 2.0,
         "train/eos_age_negative": 0.5,
-        "train/eos_utilisation": 1.0,
+        "train/eos_utilisation": 2.0 * 5.0 / 70,
+        "train/eos_rows_positive": 2.0,
+        "train/eos_rows_negative": 3.0,
         "train/vla_grad_norm": 1.5,
         "train/eos_grad_norm": 0.0,
     }
@@ -74,10 +76,10 @@ def test_row_while_waiting_is_all_numbers():
 
 
 def test_the_verdict_of_the_console_line_is_measured():
-    values = {"train/eos_loss": 0.62341, "train/eos_grad_norm": 0.1}
+    values = {"train/eos_loss": 0.62341, "train/eos_grad_norm": 0.1, "train/eos_rows_positive": 15.0, "train/eos_rows_negative": 20.0}
     expected = "[EOS UPDATE] eos_loss = 0.6234, batch = 35, pos = 15, neg = 20, ✓ HAS GRAD"
-    assert eos_line(values, 15, 20) == expected
-    assert eos_line({**values, "train/eos_grad_norm": 0.0}, 15, 20).endswith("✗ NO GRAD")
+    assert eos_line(values) == expected
+    assert eos_line({**values, "train/eos_grad_norm": 0.0}).endswith("✗ NO GRAD")
 
 
 def test_waiting_says_what_is_there_and_how_long_it_takes():

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from eosjax import config as configs
+from eosjax import flags
 from eosjax.config import ConfigError, TrainConfig
 from eosjax.training.preflight import check_paths
 
@@ -118,5 +118,5 @@ class TestPaths:
 
 def leave_a_run(config):
     (config.run_dir / "checkpoints" / "10").mkdir(parents=True)
-    configs.save(config, config.run_dir / "config.yaml")
+    flags.save(config, config.run_dir / "config.yaml")
     (config.run_dir / "metrics.jsonl").write_text('{"step": 1}\n')

@@ -9,7 +9,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from eosjax.cli import main
-from eosjax.config import ConfigError, parse
+from eosjax.config import ConfigError
+from eosjax.flags import parse
 from eosjax.models.heads import EosHead
 from eosjax.models.hf.weights import WeightsError, export_part
 from eosjax.training import run

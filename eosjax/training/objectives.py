@@ -1,0 +1,147 @@
+"""What the EOS head learns from: the class-balanced buffer, or the rows of each forward pass as they come.
+
+  BufferObjective  rows drawn from the buffer in fixed shares of the classes: the default
+  FreshObjective   the fresh rows, with a loss that makes up for how rare the ends are
+
+Both take part in the differentiated loss of a forward pass (`eosjax.training.step`), where it is decided, too, whether their gradient goes
+on into the policy. What is stored in a buffer is stored without gradient.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from eosjax import losses
+from eosjax.buffer import BalancedBuffer, BalancedBufferState
+from eosjax.training.collectives import all_gather, pmean, psum
+from eosjax.training.metrics import eos_sums
+from eosjax.types import EosSample
+
+HeadFn = Callable[[jax.Array], jax.Array]  # hidden states [n a d] -> logits f32 [n], with dropout
+
+
+class EosRows(NamedTuple):
+    """The rows of one forward pass on one device."""
+
+    hidden: jax.Array  # [n a d]
+    labels: jax.Array  # f32 [n]
+    valid: jax.Array  # bool [n]
+    scale: jax.Array  # f32 []: makes sums over these rows add up to the mean over all rows of the update
+
+
+class EosTerm(NamedTuple):
+    """The EOS loss of one forward pass."""
+
+    loss: jax.Array  # f32 []
+    state: Any  # of the objective, with this forward pass in it
+    sums: dict[str, jax.Array]  # `metrics.EOS_SUMS`, the same on every device
+
+
+@dataclasses.dataclass(frozen=True)
+class EosObjective(abc.ABC):
+    """What all objectives have in common. Hashable, so that a jitted step can close over it.
+
+    Attributes:
+      threshold: raw probability from which a row counts as an end in the logged confusion counts.
+    """
+
+    threshold: float
+
+    @abc.abstractmethod
+    def init(self, item: jax.ShapeDtypeStruct) -> Any:
+        """The state before the first update: a pytree of arrays, or None. `item`: the hidden states [a d] of one row."""
+
+    @abc.abstractmethod
+    def loss(self, head: HeadFn, state: Any, rows: EosRows, key: jax.Array, axis_name: str | None = None) -> EosTerm:
+        """The loss of a forward pass; to be called within the differentiated function.
+
+        Args:
+          head: the EOS head with the parameters that are differentiated.
+          state: of the objective; the same on every device.
+          rows: of this device.
+          key: the same on every device.
+          axis_name: of the mapped axis, or None.
+        """
+
+
+@dataclasses.dataclass(frozen=True)
+class BufferObjective(EosObjective):
+    """Binary cross-entropy on rows drawn from the class-balanced buffer.
+
+    Attributes:
+      buffer: what is kept, and drawn.
+      age_match: of the steps without an end, let only as many into the buffer as there are ends. The two rings then turn over at the
+        same pace, so that how old a row is does not tell its class while the policy changes under it.
+    """
+
+    buffer: BalancedBuffer
+    age_match: bool = False
+
+    def init(self, item: jax.ShapeDtypeStruct) -> BalancedBufferState:
+        """An empty buffer."""
+        return self.buffer.init(item)
+
+    def loss(self, head, state, rows, key, axis_name=None) -> EosTerm:
+        """The mean over a draw; exactly 0, without gradient, while the buffer is not ready."""
+        hidden, labels, valid = all_gather(rows[:3], axis_name)
+        if self.age_match:
+            valid = match_intake(labels, valid, jax.random.fold_in(key, 1))
+        state = self.buffer.count_update(self.buffer.add(state, hidden, labels, valid))
+        sample = self.buffer.sample(state, key)
+        logits = head(sample.items)
+        loss = losses.balanced_bce(logits, sample.labels, sample.weights)
+        return EosTerm(loss, state, eos_sums(logits, sample, loss, self.buffer.can_sample(state), self.threshold))
+
+
+def match_intake(labels: jax.Array, valid: jax.Array, key: jax.Array) -> jax.Array:
+    """Leaves as many valid negatives as there are valid positives, chosen at random, and all valid positives.
+
+    Args:
+      labels: f32 [n].
+      valid: bool [n].
+      key: of the choice.
+
+    Returns:
+      bool [n].
+    """
+    positive, negative = valid & (labels > 0.5), valid & (labels <= 0.5)
+    score = jnp.where(negative, jax.random.uniform(key, labels.shape), 2.0)
+    rank = jnp.argsort(jnp.argsort(score))
+    return positive | (negative & (rank < positive.sum()))
+
+
+@dataclasses.dataclass(frozen=True)
+class FreshObjective(EosObjective):
+    """A loss on the rows of each forward pass.
+
+    Attributes:
+      kind: a name of `losses.FRESH_LOSSES`.
+      share_of_ends: in the training data, between 0 and 1; without it there is no loss, but everything else.
+    """
+
+    kind: str
+    share_of_ends: float | None
+
+    def init(self, item: jax.ShapeDtypeStruct) -> None:
+        """None: nothing is kept."""
+        return None
+
+    def loss(self, head, state, rows, key, axis_name=None) -> EosTerm:
+        """The mean over all valid rows of the update. Raises `ValueError` without `share_of_ends`."""
+        if self.share_of_ends is None:
+            raise ValueError(f"share_of_ends: expected a number for the loss {self.kind!r}, got None")
+        logits = head(rows.hidden)
+        weights = rows.valid.astype(jnp.float32)
+        each = losses.FRESH_LOSSES[self.kind](logits, rows.labels, math.log(self.share_of_ends / (1 - self.share_of_ends)))
+        loss = jnp.sum(each * weights) * rows.scale
+        ages = jnp.zeros(weights.shape, jnp.int32)
+        sums = eos_sums(logits, EosSample(None, rows.labels, weights, ages), loss, jnp.ones((), bool), self.threshold)
+        means = {name: pmean(sums.pop(name), axis_name) for name in ("eos_loss", "eos_updates")}
+        return EosTerm(loss, state, psum(sums, axis_name) | means)

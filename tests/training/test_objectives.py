@@ -1,0 +1,131 @@
+"""What the EOS head learns from: each loss against NumPy, the intake of the buffer against its counts, devices against one device."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eosjax import losses
+from eosjax.buffer import BalancedBuffer
+from eosjax.training.objectives import BufferObjective, EosRows, FreshObjective, match_intake
+
+SHARE = 0.1
+ITEM = jax.ShapeDtypeStruct((2, 3), jnp.float32)
+BUFFER = BalancedBuffer(capacity=6, sample_positive=2, sample_negative=3, min_positive=2, min_negative=3)
+
+
+def random_rows(n, seed=0, share=0.3):
+    rng = np.random.default_rng(seed)
+    hidden = rng.normal(size=(n, 2, 3)).astype(np.float32)
+    labels, valid = (rng.random(n) < share).astype(np.float32), rng.random(n) < 0.8
+    return EosRows(jnp.asarray(hidden), jnp.asarray(labels), jnp.asarray(valid), jnp.float32(1 / max(valid.sum(), 1)))
+
+
+def head_of(weight):
+    return lambda hidden: hidden.reshape(len(hidden), -1) @ weight
+
+
+WEIGHT = jnp.arange(1.0, 7.0) / 5
+
+
+def by_the_book(kind, logits, labels):
+    """Each loss from its definition, in float64."""
+    logits = np.asarray(logits, np.float64)
+    if kind == "logit_adjust":
+        logits = logits + math.log(SHARE / (1 - SHARE))
+    p = 1 / (1 + np.exp(-logits))
+    right = np.where(labels > 0.5, p, 1 - p)
+    factor = {"pos_weight": np.where(labels > 0.5, (1 - SHARE) / SHARE, 1.0), "focal": (1 - right) ** 2}.get(kind, 1.0)
+    return -factor * np.log(right)
+
+
+@pytest.mark.parametrize("kind", losses.FRESH_LOSSES)
+@given(st.lists(st.tuples(st.floats(-8, 8, width=32), st.booleans()), min_size=1, max_size=20))
+def test_fresh_losses_are_what_their_papers_say(kind, rows):
+    logits, labels = (np.array(column, np.float32) for column in zip(*rows, strict=True))
+    each = losses.FRESH_LOSSES[kind](jnp.asarray(logits), jnp.asarray(labels), math.log(SHARE / (1 - SHARE)))
+    np.testing.assert_allclose(each, by_the_book(kind, logits, labels), rtol=2e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", losses.FRESH_LOSSES)
+def test_gradients_stay_finite_where_the_head_is_certain(kind):
+    gradient = jax.vmap(jax.grad(losses.FRESH_LOSSES[kind]), (0, 0, None))(
+        jnp.array([-90.0, 90.0, 0.0, 90.0]), jnp.array([0.0, 0, 1, 1]), -2.0
+    )
+    assert np.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("kind", losses.FRESH_LOSSES)
+def test_a_fresh_loss_is_the_mean_over_valid_rows(kind):
+    rows = random_rows(12)
+    term = FreshObjective(0.5, kind, SHARE).loss(head_of(WEIGHT), None, rows, jax.random.key(0))
+    logits = np.asarray(head_of(WEIGHT)(rows.hidden))
+    valid = np.asarray(rows.valid)
+    assert term.loss == pytest.approx(by_the_book(kind, logits, np.asarray(rows.labels))[valid].mean(), rel=1e-4)
+    assert term.state is None
+    assert term.sums["true_positive"] + term.sums["false_negative"] == np.sum(np.asarray(rows.labels)[valid])
+    assert term.sums["eos_updates"] == 1
+
+
+def test_a_fresh_loss_needs_to_know_the_share_of_ends():
+    with pytest.raises(ValueError, match="share_of_ends: expected a number for the loss 'bce', got None"):
+        FreshObjective(0.5, "bce", None).loss(head_of(WEIGHT), None, random_rows(4), jax.random.key(0))
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=30), st.integers(0, 5))
+def test_matched_intake_has_as_many_negatives_as_positives(rows, seed):
+    labels, valid = (np.array(column) for column in zip(*rows, strict=True))
+    taken = np.asarray(match_intake(jnp.asarray(labels, jnp.float32), jnp.asarray(valid), jax.random.key(seed)))
+    positive, negative = valid & labels, valid & ~labels
+    assert not np.any(taken & ~valid)
+    assert np.array_equal(taken & labels, positive)
+    assert np.sum(taken & negative) == min(positive.sum(), negative.sum())
+
+
+def test_matched_intake_chooses_at_random():
+    labels, valid = jnp.zeros(10).at[3].set(1.0), jnp.ones(10, bool)
+    chosen = {int(np.flatnonzero(match_intake(labels, valid, jax.random.key(seed)) & (labels == 0))[0]) for seed in range(60)}
+    assert chosen == set(range(10)) - {3}
+
+
+@pytest.mark.parametrize("age_match", [False, True])
+def test_matched_rings_have_the_same_age(age_match):
+    objective = BufferObjective(0.5, BUFFER, age_match)
+    state = objective.init(ITEM)
+    step = jax.jit(lambda state, rows, key: objective.loss(head_of(WEIGHT), state, rows, key))
+    for number in range(40):
+        state = step(state, random_rows(16, seed=number, share=0.1), jax.random.key(number)).state
+    ages = [float(state.adds - jnp.mean(ring.born)) for ring in (state.positive, state.negative)]
+    assert (abs(ages[0] - ages[1]) < 1.0) == age_match
+
+
+OBJECTIVES = {
+    "buffer": BufferObjective(0.5, BUFFER),
+    "age_match": BufferObjective(0.5, BUFFER, age_match=True),
+    **{kind: FreshObjective(0.5, kind, SHARE) for kind in losses.FRESH_LOSSES},
+}
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_two_devices_are_one(name):
+    objective, rows, key = OBJECTIVES[name], random_rows(12), jax.random.key(1)
+
+    def update(weight, state, rows, axis_name=None):
+        def loss(weight):
+            term = objective.loss(head_of(weight), state, rows, key, axis_name)
+            return term.loss, term
+
+        gradient, term = jax.grad(loss, has_aux=True)(weight)
+        return gradient, term.state, term.sums
+
+    one = update(WEIGHT, objective.init(ITEM), rows)
+    halves = EosRows(*(x.reshape(2, -1, *x.shape[1:]) for x in rows[:3]), scale=jnp.full(2, 2 * rows.scale))
+    gradients, *rest = jax.vmap(lambda rows: update(WEIGHT, objective.init(ITEM), rows, "devices"), axis_name="devices")(halves)
+    np.testing.assert_allclose(gradients.mean(0), one[0], rtol=1e-5, atol=1e-6)
+    for got, expected in zip(jax.tree.leaves(rest), jax.tree.leaves(one[1:]), strict=True):
+        np.testing.assert_array_equal(got[0], got[1])
+        np.testing.assert_allclose(got[0], expected, rtol=1e-5)
