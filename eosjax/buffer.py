@@ -148,9 +148,17 @@ class RingBuffer:
 
     def contents(self, state: RingState) -> PyTree:
         """The rows held, oldest first, as NumPy arrays [count ...]. Host side: waits for the device."""
-        count = int(state.count)
-        slots = (int(state.next) - count + np.arange(count)) % self.capacity
+        slots = self._held(state)
         return jax.tree.map(lambda leaf, spec: np.asarray(leaf)[slots].view(spec.dtype), state.data, _specs(state))
+
+    def born(self, state: RingState) -> np.ndarray:
+        """The clock at which each row of `contents` entered, i32 [count]. Host side, too."""
+        return np.asarray(state.born)[self._held(state)]
+
+    def _held(self, state: RingState) -> np.ndarray:
+        """The slots in use, oldest row first."""
+        count = int(state.count)
+        return (int(state.next) - count + np.arange(count)) % self.capacity
 
 
 @dataclasses.dataclass(frozen=True)

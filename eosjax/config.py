@@ -158,7 +158,7 @@ class TrainConfig:
     eos_dropout: float = 0.1  # dropout in the EOS head
     eos_threshold: float = 0.5  # probability from which a drawn row counts as an end; and a step, while nothing better was chosen
     eos_operating_point: str = "false_alarms:1"  # how validation chooses the threshold of decisions: or f1:C, cost:R, fixed
-    eos_tune_decision: bool = False  # choose debounce, least steps and time-out of a sub-step on validation, too
+    eos_tune_decision: bool = True  # choose debounce, least steps and time-out of a sub-step on validation, too (not with fixed)
     eos_loss: str = BALANCED_BUFFER  # what the EOS head learns from: drawn rows, or fresh rows by bce, pos_weight, focal or logit_adjust
     eos_buffer_capacity: int = 50  # hidden states kept per class
     eos_sample_positive: int = 15  # ends drawn for each update

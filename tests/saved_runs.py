@@ -11,6 +11,9 @@ from eosjax import config as configs
 from eosjax import flags
 from eosjax.config import TrainConfig
 from eosjax.data.specs import spec_for
+from eosjax.evaluation.calibration import Calibration
+from eosjax.evaluation.decision import OperatingPoint
+from eosjax.evaluation.protocols import Rule
 from eosjax.models.policies import Params
 from eosjax.training.checkpoint import Checkpoints, fetch_fingerprints
 from eosjax.training.setup import PolicySource
@@ -21,6 +24,9 @@ from tests.checkpoints import HEADS, write_checkpoint
 SPECS = """
 tiny: {image_keys: [image], state_keys: [state], gripper: as_stored, chunk: 2, action_size: 2, proprio_size: 3, control_hz: 5}
 """
+POINT = OperatingPoint(
+    Calibration(shift=-3.0, scale=1.5, bias=0.25, note="made up"), Rule(0.2, min_steps=4), 0.4, 0.25, "false_alarms:1", 7
+)
 SHARE, STATISTICS = 0.02, {"tiny": {"action": {"mean": [0.0, 1.0]}, "num_transitions": 9}}
 
 
@@ -53,8 +59,8 @@ def example_batch(shape):
     )
 
 
-def save_run(folder: Path, config: TrainConfig, steps: tuple[int, ...]) -> Saved:
-    """Saves random parameters as the checkpoints of a run with this configuration."""
+def save_run(folder: Path, config: TrainConfig, steps: tuple[int, ...], point: OperatingPoint = POINT) -> Saved:
+    """Saves random parameters as the checkpoints of a run with this configuration and operating point."""
     policy = PolicySource.open(config)
     shape = policy.vla_config(config, spec_for(config.mixture[0].name, config.dataset_specs))
     learner = make_learner(config, shape)
@@ -72,6 +78,7 @@ def save_run(folder: Path, config: TrainConfig, steps: tuple[int, ...]) -> Saved
             "config": (folder / configs.CONFIG_FILE).read_text(),
             "statistics": STATISTICS,
             "share_of_ends": SHARE,
+            "operating_point": point.to_json() if config.use_eos_classification else None,
             "base": fetch_fingerprints(base),
             "validation": {},
         }

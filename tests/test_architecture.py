@@ -19,7 +19,7 @@ LAYERS = [
     {"evaluation"},
     {"training.collectives", "training.metrics", "training.objectives", "training.optim", "training.state", "training.step"},
     {"training"},
-    {"serving"},
+    {"serving", "bench"},
     {"cli", "__main__"},
 ]
 FORBIDDEN = {
@@ -33,6 +33,7 @@ FORBIDDEN = {
     "evaluation": {"jax", "flax", "tensorflow", "tensorflow_datasets", "orbax"},
     "training": {"tensorflow", "tensorflow_datasets"},
     "serving": {"tensorflow", "tensorflow_datasets"},
+    "bench": {"tensorflow", "tensorflow_datasets"},
     "cli": {"tensorflow", "tensorflow_datasets"},
     "__main__": {"tensorflow", "tensorflow_datasets", "jax"},
 }
@@ -110,7 +111,7 @@ print([m for m in {heavy} if m in sys.modules])
 
 def test_every_command_is_a_module_with_help():
     for name in cli.COMMANDS:
-        module = importlib.import_module(f"eosjax.cli.{name}")
+        module = importlib.import_module(f"eosjax.cli.{name.replace('-', '_')}")
         assert module.__doc__
         assert callable(module.add_flags)
         assert callable(module.run)

@@ -54,6 +54,13 @@ def test_save_and_load_give_the_same_configuration(tmp_path):
     assert load(tmp_path / "config.yaml") == config
 
 
+@pytest.mark.parametrize("text", ["false_alarms:0.5", "false_alarms:0", "f1:2", "cost:5", "fixed"])
+def test_operating_rules(text):
+    rule = TrainConfig(eos_operating_point=text).operating_rule
+    kind, _, number = text.partition(":")
+    assert (rule.kind, rule.value, str(rule)) == (kind, float(number or 0), text)
+
+
 @pytest.mark.parametrize("recipe", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.name)
 def test_recipes_parse_and_open_with_their_command(recipe):
     parse(["--config_path", str(recipe)])
@@ -71,6 +78,11 @@ def test_recipes_parse_and_open_with_their_command(recipe):
         ("--learning_rate nan", "--learning_rate must be greater than 0, got nan"),
         ("--lora_dropout 1", "--lora_dropout must be at least 0 and less than 1"),
         ("--eos_threshold 1.5", "--eos_threshold must lie between 0 and 1"),
+        ("--eos_operating_point best", "--eos_operating_point: expected false_alarms:K .* or fixed .*; got 'best'"),
+        ("--eos_operating_point f1:1.5", "a whole number of steps.*; got 'f1:1.5'"),
+        ("--eos_operating_point cost:0", "got 'cost:0'"),
+        ("--eos_operating_point false_alarms:-1", "got 'false_alarms:-1'"),
+        ("--eos_operating_point fixed:1", "got 'fixed:1'"),
         ("--model_dtype float16", "--model_dtype must be one of auto, bfloat16, float32, got float16"),
         ("--eos_tune off", "--eos_tune must be one of manual, auto"),
         ("--num_images_in_input 4", "--num_images_in_input must be one of 1, 2, 3"),

@@ -107,14 +107,28 @@ def test_a_run_leaves_what_it_promises(whole):
     assert "% of the training steps are ends: about" in output
     assert "always off" in output
     names = {path.name for path in folder.iterdir()}
-    expected = "config.yaml dataset_statistics.json metrics.jsonl tensorboard checkpoints frame_average_precision.json"
+    expected = "config.yaml dataset_statistics.json metrics.jsonl tensorboard checkpoints comparison.json"
     assert names >= {*expected.split(), "precision_recall.png", "timeline.png"}
     last = rows(folder)
     training, validation = [{k: v for r in last for k, v in r.items() if k.startswith(kind)} for kind in ("train/", "val/")]
     assert {"train/action_loss", "train/eos_loss", "train/eos_updated", "train/eos_buffer_positive", "train/eos_grad_norm"} <= set(training)
     assert {"val/action_loss", "val/frame/average_precision", "val/frame/share_of_ends", "val/event/ap_mean"} <= set(validation)
+    assert {"val/event/recall@2", "val/deployed/event/recall@2", "val/deployed/event/false_alarms_per_episode@2"} <= set(validation)
     assert [row["step"] for row in last if "train/action_loss" in row] == list(range(2, 25, 2))
     assert "\r" not in output  # no progress bar where there is no terminal
+
+
+def test_the_operating_point_is_saved_where_it_was_chosen(whole):
+    """Validated every 6 steps, saved every 3."""
+    _, folder = whole
+    validated, not_validated = (checkpoint(folder, step)[1]["operating_point"] for step in (24, 21))
+    assert (validated["chosen_by"], validated["episodes"]) == ("false_alarms:1", 2)
+    assert (not_validated["chosen_by"], not_validated["episodes"]) == ("fixed", 0)
+    assert not_validated["rule"] == {"threshold": 0.5, "debounce": 1, "min_steps": 1, "time_out": None}
+    for point in (validated, not_validated):
+        calibration = point["calibration"]
+        share = checkpoint(folder, 24)[1]["share_of_ends"]
+        assert calibration["shift"] == pytest.approx(np.log(share / (1 - share)) - np.log(2 / 3))
 
 
 def test_killed_and_resumed_is_the_same_run_bit_for_bit(whole, data_flags, tmp_path):
@@ -135,6 +149,7 @@ def test_killed_and_resumed_is_the_same_run_bit_for_bit(whole, data_flags, tmp_p
     assert same(state, expected_state)
     assert record["fingerprints"] == expected_record["fingerprints"]
     assert record["samples"] == expected_record["samples"] == 48
+    assert record["operating_point"] == expected_record["operating_point"]
 
 
 def test_a_signal_saves_and_ends_the_run(data_flags, tmp_path):

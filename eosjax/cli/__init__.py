@@ -20,6 +20,8 @@ COMMANDS = {
     "label": "make sub-step labels for a pick-and-place dataset that has none",
     "export": "write the policy of a training run for PyTorch: heads, PEFT adapter or merged checkpoint",
     "evaluate": "measure how well the policy of a training run tells the ends of sub-steps",
+    "cache-hidden": "keep what the policy of a training run sees, to train heads from it",
+    "bench": "compare ways to train the EOS head",
     "score": "measure how well scores from a file tell the ends of sub-steps",
     "plan": "tell what training will take: parameters, memory, arithmetic, the largest batch",
 }
@@ -40,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, summary in COMMANDS.items():
         subparser = subparsers.add_parser(name, help=summary, allow_abbrev=False)
         if argv[:1] == [name]:
-            command = importlib.import_module(f"{__name__}.{name}")
+            command = importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
             subparser.description = command.__doc__
             command.add_flags(subparser)
             subparser.set_defaults(run=command.run)

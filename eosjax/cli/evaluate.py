@@ -1,7 +1,7 @@
 """Runs the policy of a training run over the episodes that it was validated on, and measures how well it tells the ends of sub-steps.
 
-Writes metrics.json and report.html, like `eosjax score`, with pictures. Dense protocol: every step is judged, by the mean logit of all
-chunks that cover it, at the probability corrected to the true share of ends."""
+Writes metrics.json and report.html, like `eosjax score`, with pictures: by what every step is judged in (dense protocol), and by what fires
+where a robot would plan (deployed protocol), at the operating point that is stored with the checkpoint; beside them simple rules."""
 
 from __future__ import annotations
 
@@ -9,22 +9,27 @@ import argparse
 import dataclasses
 import functools
 import sys
+from html import escape
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from tqdm import tqdm
 
-from eosjax.cli.event_page import render
+from eosjax.cli import page
+from eosjax.cli.common import table
+from eosjax.cli.event_page import figure_table, render
 from eosjax.cli.score import refuse_results, terminal, write_report
 from eosjax.config import TrainConfig
 from eosjax.data.loader import EvalLoader, SampleSource
 from eosjax.data.stats import stats_to_json
-from eosjax.evaluation.event_report import EventReport
-from eosjax.evaluation.frame import FrameScores
+from eosjax.evaluation.decision import OperatingPoint, cross_fit
+from eosjax.evaluation.event_report import delay_row, event_rows
 from eosjax.evaluation.measure import NMS_WINDOW
-from eosjax.evaluation.validate import EosSetting, Validation, by_episode, validate
+from eosjax.evaluation.policy_report import PolicyReport
+from eosjax.evaluation.rivals import baselines_on
+from eosjax.evaluation.validate import Predictions, predict_split
+from eosjax.training.correction import selection
 from eosjax.training.parallel import DataParallel, choose_devices
 from eosjax.training.saved import SavedRun, load_run
 from eosjax.training.setup import PolicySource, RunData, open_data
@@ -42,7 +47,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--step", type=int, metavar="N", help="which of its checkpoints (the newest)")
     parser.add_argument("--split", choices=SPLITS, default="val", help="episodes that were held out, or those of training (%(default)s)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder for the results (RUN/evaluation/STEP-SPLIT); must not have any yet")
-    parser.add_argument("--threshold", type=float, metavar="P", help="probability from which a step may fire (eos_threshold of the run)")
+    parser.add_argument("--threshold", type=float, metavar="P", help="probability from which a step ends a sub-step (the stored one)")
     parser.add_argument(
         "--nms", type=int, default=NMS_WINDOW, metavar="W", help="a firing rules out lower ones up to W steps away (%(default)s)"
     )
@@ -58,23 +63,25 @@ def run(args: argparse.Namespace) -> int:
     if args.nms < 0:
         raise UserError(f"--nms: expected 0 steps or more, got {args.nms}")
     saved = load_run(args.checkpoint, args.step)
-    eos = saved.eos_setting
-    if eos is None:
+    point = saved.operating_point
+    if point is None:
         raise UserError(f"--checkpoint {args.checkpoint}: the run has no EOS head, it was trained with --use_eos_classification False")
     if args.threshold is not None:
-        eos = eos._replace(threshold=args.threshold)
+        point = point.at(args.threshold)
     out = args.out or args.checkpoint / "evaluation" / f"{saved.step}-{args.split}"
     refuse_results(out)
     config = dataclasses.replace(saved.config, **{name: path for name in _PLACES if (path := getattr(args, name)) is not None})
-    source = _split(args, saved, open_data(config, PolicySource.open(config)))
-    result = _predict(saved, config, source, eos)
-    assert result.scores is not None
-    episodes = by_episode(result.scores, source.data.episode_of, eos)
-    report = EventReport.of(f"{args.checkpoint.name}, step {saved.step}, {args.split} split", episodes, eos.threshold, args.nms)
-    pictures = functools.partial(_pictures, source, _first_frames(result.scores, source))
-    paths = write_report(out, report, render("eosjax evaluate", report, pictures))
-    action_loss = f"action loss              {result.row['val/action_loss']:.4f}"
-    print("\n\n".join([terminal(report), action_loss, "\n".join(f"written: {path}" for path in paths)]))
+    data = open_data(config, PolicySource.open(config))
+    source = _split(args, saved, data)
+    found = _predict(saved, config, source)
+    title = f"{args.checkpoint.name}, step {saved.step}, {args.split} split"
+    without = _points_without(args, saved, data, found, point)
+    report = PolicyReport.of(title, found.episodes, point, without, baselines_on(data.train, source), args.nms)
+    pictures = functools.partial(_pictures, source)
+    html = render("eosjax evaluate", report.dense, pictures, _sections(report))
+    paths = write_report(out, report.to_json(), html)
+    action_loss = f"action loss              {found.action_loss:.4f}"
+    print("\n\n".join([_terminal(report), action_loss, "\n".join(f"written: {path}" for path in paths)]))
     return 0
 
 
@@ -88,7 +95,7 @@ def _split(args: argparse.Namespace, saved: SavedRun, data: RunData) -> SampleSo
     return source
 
 
-def _predict(saved: SavedRun, config: TrainConfig, source: SampleSource, eos: EosSetting) -> Validation:
+def _predict(saved: SavedRun, config: TrainConfig, source: SampleSource) -> Predictions:
     """All samples of a split through the policy."""
     devices = choose_devices(config.num_devices)
     parallel = DataParallel(make_learner(config, saved.vla_config), devices)
@@ -99,14 +106,40 @@ def _predict(saved: SavedRun, config: TrainConfig, source: SampleSource, eos: Eo
 
     loader = EvalLoader(source, config.batch_size * len(devices), threads=config.num_loader_threads)
     batches = tqdm(loader, desc="evaluating", unit="batch", disable=not sys.stderr.isatty())
-    return validate(predict, batches, source.anchors, source.data.labels.ends, source.data.episode_of, eos)
+    return predict_split(predict, batches, source.anchors, source.data.labels.ends, source.data.episode_of)
 
 
-def _first_frames(scores: FrameScores, source: SampleSource) -> np.ndarray:
-    """i64 [e]: the first frame of each episode, in the order of `by_episode`."""
-    return source.data.episode_starts[np.unique(source.data.episode_of[scores.frames])]
+def _points_without(
+    args: argparse.Namespace, saved: SavedRun, data: RunData, found: Predictions, point: OperatingPoint
+) -> list[OperatingPoint]:
+    """For each episode a point that was chosen without it; none where the episodes had no part in the choice, or are too few."""
+    if args.split != "val" or args.threshold is not None or not point.episodes or len(found.episodes) < 2:
+        return []
+    return cross_fit(found.episodes, *selection(saved.config, saved.record["share_of_ends"], data.train))
 
 
-def _pictures(source: SampleSource, first_frames: np.ndarray, episode: int, step: int) -> tuple[bytes, ...]:
+def _terminal(report: PolicyReport) -> str:
+    parts = [
+        report.deployed_sentence(),
+        table([*event_rows(report.deployed)]),
+        table([delay_row(report.deployed)]),
+        table(report.reliability_rows()),
+        table(report.comparison.rows()),
+    ]
+    return "\n\n".join([terminal(report.dense), *parts])
+
+
+def _sections(report: PolicyReport) -> list[str]:
+    """What the page has beside the dense protocol."""
+    deployed = f"<p>{escape(report.deployed_sentence())}.</p>{figure_table(event_rows(report.deployed))}"
+    delays = page.table(("", "figures"), [delay_row(report.deployed)])
+    return [
+        page.section("As deployed", deployed + delays),
+        page.section("Probabilities of single chunks", figure_table(report.reliability_rows())),
+        page.section("Beside rules that do not look", figure_table(report.comparison.rows())),
+    ]
+
+
+def _pictures(source: SampleSource, episode: int, step: int) -> tuple[bytes, ...]:
     """The pictures of a step, as files."""
-    return tuple(source.data.images(int(first_frames[episode]) + step))
+    return tuple(source.data.images(int(source.data.episode_starts[source.episodes[episode]]) + step))

@@ -16,24 +16,31 @@ from eosjax.evaluation.events import COLLARS, MAIN_COLLAR
 Pictures = Callable[[int, int], Sequence[bytes]]  # (number of the episode, step) -> an encoded picture for each camera
 
 
-def render(command: str, report: EventReport, pictures: Pictures | None = None) -> str:
+def render(command: str, report: EventReport, pictures: Pictures | None = None, more: Sequence[str] = ()) -> str:
     """The page.
 
     Args:
       command: what makes it, such as `eosjax score`.
       report: the numbers.
       pictures: of the true ends and firings of the episodes that are shown; None for no pictures.
+      more: sections as HTML, to stand in front of the charts.
     """
-    collars, *others = event_rows(report.measured)
     sections = [
         _tiles(report),
         f"<p>{escape(report.sentence())}. In brackets: 95 % intervals, from a bootstrap over episodes.</p>",
-        page.section("Ends", page.table(collars, [[_kept_together(cell) for cell in row] for row in others])),
+        page.section("Ends", figure_table(event_rows(report.measured))),
         page.section("Delays and frames", page.table(("", "figures"), [delay_row(report.measured), *frame_rows(report.measured)])),
+        *more,
         page.section("Charts", f'{_collar_legend()}<div class="charts">{"".join(_charts(report))}</div>'),
         *(_episode(shown, report.threshold, pictures) for shown in report.shown),
     ]
     return page.document(command, report.title, "".join(sections), STYLE)
+
+
+def figure_table(rows: Sequence[Sequence[str]]) -> str:
+    """A table as HTML, the header first."""
+    header, *others = rows
+    return page.table(header, [[_kept_together(cell) for cell in row] for row in others])
 
 
 def _kept_together(cell: str) -> str:

@@ -1,8 +1,8 @@
 """Writes the policy of a training run in a form that PyTorch code reads: its heads alone, with a PEFT adapter, or as a whole checkpoint.
 
 Every form has the heads and projectors in files named as OpenVLA-OFT names them, dataset_statistics.json, and eos_calibration.json,
-which turns raw EOS probabilities into those at the true share of ends. "peft" adds the LoRA adapter, "merged" the base model with the
-adapter (or the trained weights) put in, with tokenizer and configuration: a folder that --vla_path takes, too."""
+which says how raw EOS logits become probabilities, and from which one on a sub-step ends. "peft" adds the LoRA adapter, "merged" the base
+model with the adapter (or the trained weights) put in, with tokenizer and configuration: a folder that --vla_path takes, too."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 from tqdm import tqdm
@@ -21,11 +22,12 @@ from tqdm import tqdm
 from eosjax.cli.common import add_boolean_flag
 from eosjax.config import DEMO_MODEL
 from eosjax.data.stats import STATS_FILE
-from eosjax.evaluation.calibration import prior_shift
+from eosjax.evaluation.decision import OperatingPoint
 from eosjax.models.film import join_film
 from eosjax.models.hf import export, film, weights
 from eosjax.models.hf.pretrained import FILM_FILE, PARTS, Pretrained
 from eosjax.models.hf.table import layout_of
+from eosjax.training.correction import trained_prior
 from eosjax.training.saved import SavedRun, check_base, load_run
 from eosjax.types import UserError
 
@@ -67,9 +69,29 @@ def _write_heads(run: SavedRun, folder: Path, *, as_torch: bool) -> None:
     if "film" in run.params:
         export.write_part(folder, FILM_FILE, _vision_with_film(run), run.step, as_torch=as_torch)
     export.write_json(folder / STATS_FILE, run.statistics)
-    if (eos := run.eos_setting) is not None:
-        shift = prior_shift(eos.trained_prior, eos.true_prior)
-        export.write_json(folder / CALIBRATION_FILE, eos._asdict() | {"logit_shift": shift})
+    if (point := run.operating_point) is not None:
+        export.write_json(folder / CALIBRATION_FILE, _calibration(run, point))
+
+
+def _calibration(run: SavedRun, point: OperatingPoint) -> dict[str, Any]:
+    """Everything between a raw logit and a decision, for code that does not have this package."""
+    share = run.record["share_of_ends"]
+    return {
+        "formula": (
+            "logit p = scale * (f + shift) + bias, where f = z, the raw logit, if gamma is 0, and otherwise "
+            "f = (1 + gamma) z + log(1 + gamma e^-z log(1 + e^z)) - log(1 + gamma e^z log(1 + e^-z)); "
+            "a sub-step ends where p has reached threshold at debounce steps in a row, not before its min_steps and at the latest at its "
+            "time_out; where steps are not counted, with the first action whose p reaches plain_threshold"
+        ),
+        "trained_prior": trained_prior(run.config, share),
+        "true_prior": share,
+        "eos_loss": run.config.eos_loss,
+        **point.to_json()["calibration"],
+        **point.to_json()["rule"],
+        "plain_threshold": point.plain_threshold,
+        "chosen_by": point.chosen_by,
+        "held_out_episodes": point.episodes,
+    }
 
 
 def _vision_with_film(run: SavedRun) -> Iterator[export.Tensor]:

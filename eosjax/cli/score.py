@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from eosjax.cli import common
 from eosjax.cli.common import table
@@ -37,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--nms: expected 0 steps or more, got {args.nms}")
     refuse_results(args.out)
     report = EventReport.of(args.file.name, read_scores(args.file), args.threshold, args.nms)
-    paths = write_report(args.out, report, render("eosjax score", report))
+    paths = write_report(args.out, report.to_json(), render("eosjax score", report))
     print("\n\n".join([terminal(report), "\n".join(f"written: {path}" for path in paths)]))
     return 0
 
@@ -49,9 +51,9 @@ def refuse_results(folder: Path) -> None:
         raise UserError(f"--out {folder}: expected a folder without results, it has {' and '.join(found)}; choose another or move them")
 
 
-def write_report(folder: Path, report: EventReport, page: str) -> list[Path]:
+def write_report(folder: Path, figures: Mapping[str, Any], page: str) -> list[Path]:
     """Writes the figures and the page, and returns where."""
-    files = [(folder / METRICS, json.dumps(report.to_json(), indent=1, allow_nan=False) + "\n"), (folder / PAGE, page)]
+    files = [(folder / METRICS, json.dumps(figures, indent=1, allow_nan=False) + "\n"), (folder / PAGE, page)]
     for path, text in files:
         common.write_text(path, text)
     return [path for path, _ in files]

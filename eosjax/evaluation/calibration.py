@@ -1,8 +1,21 @@
-"""From a score on balanced draws to a probability in the world."""
+"""From what the EOS head says to a probability in the world.
+
+    logit p = scale * (focal_logit(z, gamma) + shift) + bias          z: the raw logit of the head
+
+Two steps. *Exact*: what the loss and the rows of training are known to do to the answers of a perfect head is undone (`gamma`, `shift`).
+*Fitted*: what is left, since no head is perfect, is measured on episodes that were held out (`scale`, `bias`).
+"""
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Any
+
 import numpy as np
+
+MIN_ENDS = 10  # to fit on: five for each of the two parameters (Vittinghoff, McCulloch 2007, American Journal of Epidemiology 165(6))
+_ITERATIONS = 100
+_LARGEST = 30.0  # exponents from here on change nothing in double precision
 
 
 def prior_shift(trained_prior: float, true_prior: float) -> float:
@@ -20,12 +33,173 @@ def prior_shift(trained_prior: float, true_prior: float) -> float:
     Raises:
       ValueError: a share is not between 0 and 1.
     """
-    for name, share in (("trained_prior", trained_prior), ("true_prior", true_prior)):
-        if not 0 < share < 1:
-            raise ValueError(f"{name}: expected a share between 0 and 1, got {share}")
-    return float(np.log(true_prior / (1 - true_prior)) - np.log(trained_prior / (1 - trained_prior)))
+    return _log_odds("true_prior", true_prior) - _log_odds("trained_prior", trained_prior)
 
 
-def corrected_probability(logits: np.ndarray, trained_prior: float, true_prior: float) -> np.ndarray:
-    """Probabilities at the true share of ends from raw logits (same shape, f64); arguments as in `prior_shift`."""
-    return 1 / (1 + np.exp(-(np.asarray(logits, np.float64) + prior_shift(trained_prior, true_prior))))
+def weight_shift(positive_weight: float) -> float:
+    """What to add to a raw logit if the cross-entropy of ends counted `positive_weight` times that of other steps: -log(positive_weight).
+
+    A weight does to the answers what that many copies of each end would do. It is the ratio of the weights of the two classes, however
+    they came about: torch's `pos_weight`, a focal loss's alpha / (1 - alpha), or `effective_number_ratio`.
+
+    Raises:
+      ValueError: a weight that is not above 0 and finite.
+    """
+    if not 0 < positive_weight < np.inf:
+        raise ValueError(f"positive_weight: expected a number above 0, got {positive_weight}")
+    return float(-np.log(positive_weight))
+
+
+def adjustment_shift(prior: float) -> float:
+    """What to add to a raw logit z if the loss was the cross-entropy of z + logit(prior): the same (Menon et al. 2021, arXiv:2007.07314).
+
+    Raises:
+      ValueError: a share that is not between 0 and 1.
+    """
+    return _log_odds("prior", prior)
+
+
+def effective_number_ratio(positives: float, negatives: float, beta: float) -> float:
+    """How often an end counts in class-balanced cross-entropy, where another step counts once (Cui et al. 2019, arXiv:1901.05555).
+
+    Each class is weighted by 1 / E(n), E(n) = (1 - beta^n) / (1 - beta) the effective number of its n rows: 1 at beta = 0, and
+    negatives / positives as beta goes to 1.
+
+    Args:
+      positives, negatives: rows of each class in the training data, above 0.
+      beta: 0 or more, below 1.
+    """
+    if not 0 <= beta < 1 or positives <= 0 or negatives <= 0:
+        raise ValueError(f"expected counts above 0 and 0 <= beta < 1, got {positives}, {negatives}, {beta}")
+    return float((1 - beta**negatives) / (1 - beta**positives))
+
+
+def focal_logit(logits: np.ndarray, gamma: float) -> np.ndarray:
+    """Logits of the probabilities that a head meant if it was trained with the focal loss of this gamma.
+
+    The focal loss is not proper: its minimiser is less sure than the truth. With q = sigmoid(z) and
+    phi(q) = (1 - q)^gamma - gamma (1 - q)^(gamma - 1) q log q, setting the derivative of the expected loss to zero gives
+
+        p / (1 - p) = q phi(1 - q) / ((1 - q) phi(q))
+
+    (Charoenphakdee et al. 2021, On focal loss for class-posterior probability estimation, CVPR), in logits
+
+        logit p = (1 + gamma) z + log(1 + gamma e^-z log(1 + e^z)) - log(1 + gamma e^z log(1 + e^-z)),
+
+    which rises with z and is z itself at gamma 0.
+
+    Args:
+      logits: raw, of any shape.
+      gamma: 0 or more.
+
+    Returns:
+      f64 of the same shape.
+    """
+    raw = np.asarray(logits, np.float64)
+    if not 0 <= gamma < np.inf:
+        raise ValueError(f"gamma: expected a number from 0 on, got {gamma}")
+    return (1 + gamma) * raw + np.log1p(gamma * _odds_times_surprise(-raw)) - np.log1p(gamma * _odds_times_surprise(raw))
+
+
+@dataclasses.dataclass(frozen=True)
+class Calibration:
+    """Turns raw logits into probabilities: see the formula of this module.
+
+    Attributes:
+      shift, gamma: exact, from how the head was trained.
+      scale, bias: fitted; 1 and 0 if nothing was.
+      note: in words, what was fitted on, or why nothing was.
+    """
+
+    shift: float = 0.0
+    gamma: float = 0.0
+    scale: float = 1.0
+    bias: float = 0.0
+    note: str = "not fitted"
+
+    def logits(self, raw: np.ndarray) -> np.ndarray:
+        """f64 of the shape of `raw`: logits of the probabilities."""
+        return self.scale * (focal_logit(raw, self.gamma) + self.shift) + self.bias
+
+    def probabilities(self, raw: np.ndarray) -> np.ndarray:
+        """f64 of the shape of `raw`, between 0 and 1."""
+        return sigmoid(self.logits(raw))
+
+    @property
+    def exact(self) -> Calibration:
+        """Without what was fitted."""
+        return Calibration(self.shift, self.gamma)
+
+    def fit(self, raw: np.ndarray, ends: np.ndarray, distinct: int | None = None) -> Calibration:
+        """With scale and bias of maximum likelihood on held-out rows, on top of what is exact (Platt 1999, without his priors).
+
+        Both and not a temperature alone: a temperature turns around the probability one half, which a head of rare ends hardly ever
+        says, so that it cannot sharpen the answers and keep their mean at once. With a bias the mean probability of the rows is their
+        share of ends. Two parameters for hundreds of ends do not overfit.
+
+        Args:
+          raw: f[n], raw logits.
+          ends: bool [n].
+          distinct: how many ends there are where several rows are about the same one; None: as many as rows.
+
+        Returns:
+          A calibration. Where no fit can be trusted it is the exact part alone, and its note says why: fewer than 10 ends (or other
+          rows), scores of the two classes that do not overlap (the likelihood has no maximum), or scores that fall where ends are.
+        """
+        exact, ends = self.exact, np.asarray(ends, bool)
+        found = int(ends.sum()) if distinct is None else distinct
+        if min(found, ends.size - int(ends.sum())) < MIN_ENDS:
+            return dataclasses.replace(exact, note=f"not fitted: {found} ends in {ends.size:,} rows, {MIN_ENDS} of each class are needed")
+        scores = exact.logits(raw)
+        if scores[ends].min() >= scores[~ends].max() or scores[ends].max() <= scores[~ends].min():
+            return dataclasses.replace(exact, note="not fitted: the scores of ends and of other steps do not overlap")
+        scale, bias = _fit_line(scores, ends)
+        if scale <= 0:
+            return dataclasses.replace(exact, note="not fitted: scores are lower where ends are")
+        return dataclasses.replace(exact, scale=scale, bias=bias, note=f"fitted on {found} ends in {ends.size:,} rows")
+
+    def to_json(self) -> dict[str, Any]:
+        """The attributes."""
+        return dataclasses.asdict(self)
+
+
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    """1 / (1 + e^-z), without overflow."""
+    odds = np.exp(-np.abs(logits))
+    return np.where(logits >= 0, 1.0, odds) / (1 + odds)
+
+
+def _log_odds(name: str, share: float) -> float:
+    if not 0 < share < 1:
+        raise ValueError(f"{name}: expected a share between 0 and 1, got {share}")
+    return float(np.log(share) - np.log1p(-share))
+
+
+def _odds_times_surprise(logits: np.ndarray) -> np.ndarray:
+    """e^z log(1 + e^-z), in (0, 1)."""
+    z = np.minimum(logits, _LARGEST)
+    return np.exp(z) * np.logaddexp(0, -z)
+
+
+def _fit_line(scores: np.ndarray, ends: np.ndarray) -> tuple[float, float]:
+    """Scale and bias of maximum likelihood, by Newton's method with halved steps. The likelihood is concave and has a maximum here."""
+    middle, spread = scores.mean(), scores.std()
+    x = np.stack([(scores - middle) / spread, np.ones(scores.size)])  # standardised, so that the equations are well-conditioned
+    share = ends.mean()
+    line = np.array([0.0, np.log(share / (1 - share))])
+
+    def loss(line: np.ndarray) -> float:
+        return float(np.mean(np.logaddexp(0, np.where(ends, -1, 1) * (line @ x))))
+
+    now = loss(line)
+    for _ in range(_ITERATIONS):
+        p = sigmoid(line @ x)
+        gradient, curvature = x @ (p - ends) / ends.size, (x * (p * (1 - p))) @ x.T / ends.size
+        step = np.linalg.lstsq(curvature, gradient, rcond=None)[0]
+        while (then := loss(line - step)) > now and np.abs(step).max() > 1e-12:
+            step /= 2
+        line, now = line - step, then
+        if np.abs(step).max() <= 1e-10:
+            break
+    scale = line[0] / spread
+    return float(scale), float(line[1] - scale * middle)

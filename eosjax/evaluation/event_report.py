@@ -92,17 +92,28 @@ class EventReport:
 
     def to_json(self) -> dict[str, Any]:
         """The figures by name (None where not defined), `intervals_95` by the same names, and under `about` how they were made."""
-        intervals = {name: [_defined(low), _defined(high)] for name, (low, high) in self.measured.intervals.items()}
+        values, intervals = named(self.measured)
         about = {"title": self.title, "protocol": "dense", "threshold": self.threshold, "nms": self.window, **self.counts}
-        return {**{name: _defined(value) for name, value in self.measured.values.items()}, "intervals_95": intervals, "about": about}
+        return {**values, "intervals_95": intervals, "about": about}
 
     def sentence(self) -> str:
         """What was measured, and how."""
         counts = self.counts
         return (
             f"{counts['episodes']:,} episodes, {counts['steps']:,} steps, {counts['ends']:,} true ends; {counts['fired']:,} fired at "
-            f"threshold {self.threshold:g} (non-maximum suppression within {self.window} steps, dense protocol)"
+            f"threshold {self.threshold:.4g} (non-maximum suppression within {self.window} steps, dense protocol)"
         )
+
+
+def named(measured: Measured, prefix: str = "") -> tuple[dict[str, float | None], dict[str, list[float | None]]]:
+    """Figures and intervals by name, for a JSON file: None where not defined.
+
+    Args:
+      measured: the figures.
+      prefix: in front of the names.
+    """
+    values = {f"{prefix}{name}": _defined(value) for name, value in measured.values.items()}
+    return values, {f"{prefix}{name}": [_defined(low), _defined(high)] for name, (low, high) in measured.intervals.items()}
 
 
 def event_rows(measured: Measured) -> list[Row]:

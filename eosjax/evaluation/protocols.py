@@ -55,6 +55,21 @@ class Rule:
             raise RuleError(f"time_out: expected min_steps ({self.min_steps}) or more, got {self.time_out}")
 
 
+class ChunkedEpisode(NamedTuple):
+    """What a policy says along a recorded episode of t steps, asked at every step."""
+
+    name: str
+    logits: np.ndarray  # f[t, k], raw; row s is about the steps s … s + k - 1, and what lies past the episode means nothing
+    ends: np.ndarray  # bool [t], truth
+
+    @property
+    def votes(self) -> tuple[np.ndarray, np.ndarray]:
+        """f[n] raw logits and bool [n] whether the step of each is an end: all slots of all chunks that do not lie past the episode."""
+        step = np.add.outer(np.arange(self.logits.shape[0]), np.arange(self.logits.shape[1]))
+        within = step < self.ends.size
+        return self.logits[within], self.ends[step[within]]
+
+
 class Clock(NamedTuple):
     """What a rule remembers of the running sub-step."""
 

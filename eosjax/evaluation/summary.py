@@ -3,66 +3,66 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from eosjax.data import images
 from eosjax.data.loader import SampleSource
-from eosjax.evaluation import baselines, report
-from eosjax.evaluation.frame import FrameScores, average_precision
-from eosjax.evaluation.validate import EosSetting
+from eosjax.evaluation import report
+from eosjax.evaluation.comparison import HEAD, Comparison, compare
+from eosjax.evaluation.decision import OperatingPoint
+from eosjax.evaluation.frame import average_precision
+from eosjax.evaluation.measure import ScoredEpisode
+from eosjax.evaluation.protocols import ChunkedEpisode
+from eosjax.evaluation.rivals import baselines_on
 
-HEAD = "EOS head"
+COMPARISON_FILE = "comparison.json"
 
 
-def summarise(folder: Path, train: SampleSource, val: SampleSource, scores: FrameScores, eos: EosSetting) -> str:
-    """Writes `frame_average_precision.json`, `precision_recall.png` and `timeline.png`, and returns the table for the console.
+def summarise(folder: Path, train: SampleSource, val: SampleSource, episodes: Sequence[ChunkedEpisode], point: OperatingPoint) -> str:
+    """Writes `comparison.json`, `precision_recall.png` and `timeline.png`, and returns the table for the console.
 
     Args:
       folder: where the files go.
-      train: the split that the rules are fitted on.
+      train: the split that the baselines are fitted on.
       val: the split that everything is measured on.
-      scores: of the EOS head on `val`.
-      eos: its priors and threshold.
+      episodes: what the EOS head says of `val`, in its order.
+      point: its probabilities.
     """
-    data = val.data
-    fitted = np.zeros(data.num_frames, bool)
-    fitted[train.anchors] = True
-    rules = baselines.rule_scores(data.labels.ends, data.gripper, data.episode_starts, fitted)
-    on_val = {HEAD: scores.logits, **{name: values[scores.frames] for name, values in rules.items()}}
-    precisions = {name: average_precision(scores.ends, values) for name, values in on_val.items()}
-    facts = {"episodes": len(val.episodes), "frames": len(scores.frames), "ends": int(scores.ends.sum())}
-    content = json.dumps({**facts, "frame_average_precision": precisions}, indent=2)
-    (folder / "frame_average_precision.json").write_text(content + "\n")
-    report.plot_precision_recall(folder / "precision_recall.png", scores.ends, on_val)
-    _plot_median_episode(folder / "timeline.png", val, scores, eos)
-    return _table(precisions, **facts)
+    head = [point.dense(each) for each in episodes]
+    methods = {HEAD: head, **baselines_on(train, val)}
+    comparison = compare(methods)
+    ends = np.concatenate([each.ends for each in head])
+    facts = {"episodes": len(head), "steps": ends.size, "ends": int(ends.sum())}
+    (folder / COMPARISON_FILE).write_text(json.dumps({**facts, "methods": comparison.to_json()}, indent=1) + "\n")
+    scores = {name: np.concatenate([each.scores for each in episodes]) for name, episodes in methods.items()}
+    report.plot_precision_recall(folder / "precision_recall.png", ends, scores)
+    _plot_median_episode(folder / "timeline.png", val, head)
+    return _table(comparison, **facts)
 
 
-def _table(precisions: dict[str, float], episodes: int, frames: int, ends: int) -> str:
-    width = max(map(len, precisions))
-    lines = [f"Frame average precision on {episodes} validation episodes ({frames} steps, {ends} ends)"]
-    for name, value in sorted(precisions.items(), key=lambda item: -item[1]):
-        note = "   (the share of ends)" if name == baselines.ALWAYS_OFF else ""
-        lines.append(f"  {name:<{width}}  {value:.3f}{note}")
-    return "\n".join(lines)
+def _table(comparison: Comparison, episodes: int, steps: int, ends: int) -> str:
+    rows = comparison.rows()
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    above = f"On {episodes} held-out episodes ({steps} steps, {ends} ends; every step judged; 95 % intervals over episodes)"
+    return "\n  ".join([above, *lines])
 
 
-def _plot_median_episode(path: Path, val: SampleSource, scores: FrameScores, eos: EosSetting) -> None:
+def _plot_median_episode(path: Path, val: SampleSource, head: Sequence[ScoredEpisode]) -> None:
     """The episode whose own average precision is the median of all: neither the best nor the worst that there is to show."""
-    starts = val.data.episode_starts
-    spans = [slice(*np.searchsorted(scores.frames, starts[[episode, episode + 1]])) for episode in val.episodes]
-    spans = [span for span in spans if scores.ends[span].any()]
-    quality = [average_precision(scores.ends[span], scores.logits[span]) for span in spans]
-    span = spans[int(np.argsort(quality)[len(quality) // 2])]
-    frames, ends = scores.frames[span], scores.ends[span]
-    data, first = val.data, int(frames[0])
+    with_ends = [number for number, each in enumerate(head) if each.ends.any()]
+    quality = [average_precision(head[number].ends, head[number].scores) for number in with_ends]
+    number = with_ends[int(np.argsort(quality)[len(quality) // 2])]
+    data, first = val.data, int(val.data.episode_starts[val.episodes[number]])
+    frames = first + np.arange(head[number].ends.size)
     report.plot_timeline(
         path,
         f"{data.describe(first).rsplit(',', 1)[0]}: {data.tasks[data.episode_of[first]]}",
-        eos.probabilities(scores.logits[span]),
-        ends,
+        head[number].scores,
+        head[number].ends,
         [data.labels.instructions[number] for number in data.labels.instruction_ids[frames]],
-        [images.decode(data.images(int(frame))[0]) for frame in frames[ends]],
+        [images.decode(data.images(int(frame))[0]) for frame in frames[head[number].ends]],
     )

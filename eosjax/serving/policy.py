@@ -2,15 +2,17 @@
 
 An observation and an instruction go in; a chunk of actions comes out, and where in it the sub-step ends:
 
-    policy = Policy.load(Path("runs/my-run"))
-    step = policy({"images": [primary, wrist], "state": state}, "pick up the bowl")
+    policy, clock = Policy.load(Path("runs/my-run")), Clock()
+    step = policy({"images": [primary, wrist], "state": state}, "pick up the bowl", clock)
     robot.execute(step.actions if step.cut is None else step.actions[: step.cut + 1])
+    clock = step.clock
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,8 +25,9 @@ from eosjax.data import images
 from eosjax.data.specs import Normalisation, spec_for
 from eosjax.data.stats import STATS_FILE, DatasetStats, load_stats, normalise, unnormalise
 from eosjax.data.tokens import PromptTokenizer, evaluation_prompt
-from eosjax.evaluation.calibration import corrected_probability
-from eosjax.evaluation.validate import EosSetting
+from eosjax.evaluation.calibration import sigmoid
+from eosjax.evaluation.decision import OperatingPoint
+from eosjax.evaluation.protocols import Clock, Rule, cut_chunk
 from eosjax.models import policies
 from eosjax.models.heads import EosHead
 from eosjax.models.openvla import VLAConfig
@@ -32,6 +35,8 @@ from eosjax.models.policies import Params
 from eosjax.training.saved import load_run
 from eosjax.training.setup import PolicySource
 from eosjax.types import UserError
+
+log = logging.getLogger(__name__)
 
 PROMPT_TOKENS = 64  # prompts are padded to a multiple of this, so that instructions of usual length share one compiled function
 
@@ -41,12 +46,13 @@ class ObservationError(UserError):
 
 
 class Prediction(NamedTuple):
-    """What to do next; with a leading batch axis (and a list for `cut`) if a list of instructions was given."""
+    """What to do next; with a leading batch axis (and lists for `cut` and `clock`) if a list of instructions was given."""
 
     actions: np.ndarray  # f64 [k a], in the units of the dataset; where it is normalised that way, a gripper of 1 is open
-    eos_raw: np.ndarray | None  # f64 [k], probability on the scale of the balanced draws; None without an EOS head
-    eos: np.ndarray | None  # f64 [k], probability at the true share of ends
-    cut: Any  # int or None: the first action with which the sub-step ends; what follows it belongs to the next one
+    eos_raw: np.ndarray | None  # f64 [k], sigmoid of what the EOS head says; None without an EOS head
+    eos: np.ndarray | None  # f64 [k], calibrated probability that the sub-step ends with this action
+    cut: Any  # int or None: the action with which the sub-step ends; what follows it belongs to the next one
+    clock: Any  # `Clock` for the next call, if one was given, once the actions up to `cut`, or all, are executed; a new one behind an end
 
 
 class Outputs(NamedTuple):
@@ -64,7 +70,12 @@ class Settings:
     num_images: int  # cameras, the first ones of the dataset's description
     image_aug: bool  # trained with random crops: evaluated on centre crops
     normalisation: Normalisation
-    eos: EosSetting | None  # None: no EOS head
+    eos: OperatingPoint | None  # None: no EOS head
+
+    @property
+    def rule(self) -> Rule | None:
+        """When a sub-step is said to end where a clock runs, for `eosjax.evaluation.protocols.cut_chunk`; None without an EOS head."""
+        return self.eos and self.eos.rule
 
 
 class Policy:
@@ -98,6 +109,8 @@ class Policy:
         Raises:
             eosjax.training.checkpoint.CheckpointError: no run there, no such checkpoint, or a damaged one.
             UserError: `dataset` is missing or not one of the run's.
+
+        Warns (by `logging`) if the threshold was never tried on held-out episodes.
         """
         run = Path(run)
         saved = load_run(run, step)
@@ -105,23 +118,29 @@ class Policy:
         if dataset is None and len(names) > 1:
             raise UserError(f"{run}: trained on {len(names)} datasets; name the one whose robot is used: {', '.join(names)}")
         name = dataset or names[0]
+        if saved.operating_point and not saved.operating_point.episodes:
+            log.warning("%s, step %d: %s", run, saved.step, saved.operating_point.sentence())
         settings = Settings(
             num_images=saved.config.num_images_in_input,
             image_aug=saved.config.image_aug,
             normalisation=spec_for(name, saved.config.dataset_specs).normalisation,
-            eos=saved.eos_setting,
+            eos=saved.operating_point,
         )
         tokenizer = PolicySource.open(saved.config).tokenizer
         return cls(saved.vla_config, saved.params, load_stats(run / STATS_FILE, name), tokenizer, settings)
 
-    def __call__(self, observation: Mapping[str, Any], instruction: str | Sequence[str]) -> Prediction:
-        """The next chunk of actions.
+    def __call__(
+        self, observation: Mapping[str, Any], instruction: str | Sequence[str], clock: Clock | Sequence[Clock] | None = None
+    ) -> Prediction:
+        """The next chunk of actions. Remembers nothing: what a rule must know of the steps before goes in and out as a clock.
 
         Args:
             observation: `images`, u8 [h w 3] of any size for each camera, in the order of the dataset's description; `state` [p],
                 as the dataset has it, for a policy with proprioception. For a list of instructions each image and the state have a
                 leading axis, or are lists.
             instruction: the sub-step to follow, or a list of b.
+            clock: of the running sub-step, or a list of b: `Clock()` at its first step, then that of the last prediction. With it the end
+                is decided by the whole rule of the operating point; None decides chunk by chunk, by its plain threshold.
 
         Raises:
             ObservationError: something is missing or has another shape or type than it should.
@@ -129,15 +148,19 @@ class Policy:
         outputs = self.outputs(observation, instruction)
         actions = unnormalise(np.asarray(outputs.actions), self.stats.action, self.settings.normalisation)
         raw = corrected = None
-        cuts: list[int | None] = [None] * len(actions)
+        given = [clock] if isinstance(instruction, str) else list(clock or [None] * len(actions))
+        if len(given) != len(actions):
+            raise ObservationError(f"clock: expected {len(actions)}, one for each instruction, got {len(given)}")
+        cuts: list[Any] = [None] * len(actions)
+        clocks: list[Any] = given
         if self.settings.eos is not None and outputs.eos_logits is not None:
-            trained, true, threshold = self.settings.eos
-            logits = np.asarray(outputs.eos_logits)
-            raw, corrected = corrected_probability(logits, trained, trained), corrected_probability(logits, trained, true)
-            cuts = [first_end(row, threshold) for row in corrected]
+            logits = np.asarray(outputs.eos_logits).astype(np.float64)
+            raw, corrected = sigmoid(logits), self.settings.eos.calibration.probabilities(logits)
+            decided = [_cut(row, self.settings.eos, each) for row, each in zip(corrected, given, strict=True)]
+            cuts, clocks = [cut for cut, _ in decided], [after for _, after in decided]
         if not isinstance(instruction, str):
-            return Prediction(actions, raw, corrected, cuts)
-        return Prediction(actions[0], None if raw is None else raw[0], None if corrected is None else corrected[0], cuts[0])
+            return Prediction(actions, raw, corrected, cuts, clocks)
+        return Prediction(actions[0], None if raw is None else raw[0], None if corrected is None else corrected[0], cuts[0], clocks[0])
 
     def outputs(self, observation: Mapping[str, Any], instruction: str | Sequence[str]) -> Outputs:
         """The bare outputs of the networks, always with a batch axis; arguments and errors as in `__call__`."""
@@ -181,6 +204,14 @@ class Policy:
         shortest = self.tokenizer.required_length(instructions, 0)
         length = -(-shortest // PROMPT_TOKENS) * PROMPT_TOKENS + self.config.action_tokens
         return self.tokenizer.encode([evaluation_prompt(each) for each in instructions], length, self.config.action_tokens)
+
+
+def _cut(probabilities: np.ndarray, point: OperatingPoint, clock: Any) -> tuple[int | None, Clock | None]:
+    """Where a chunk ends its sub-step, and the clock behind it."""
+    if clock is None:
+        return first_end(probabilities, point.plain_threshold), None
+    found = cut_chunk(probabilities, point.rule, clock)
+    return found.slot, found.clock
 
 
 def first_end(probabilities: np.ndarray, threshold: float) -> int | None:

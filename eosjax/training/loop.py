@@ -16,12 +16,15 @@ from eosjax.config import ConfigError, TrainConfig
 from eosjax.data.advice import explain_share
 from eosjax.data.loader import EvalLoader, SampleSource, TrainLoader
 from eosjax.data.stats import STATS_FILE, save_stats, stats_to_json
+from eosjax.evaluation.decision import OperatingPoint, choose
+from eosjax.evaluation.protocols import ChunkedEpisode
 from eosjax.evaluation.summary import summarise
-from eosjax.evaluation.validate import EosSetting, Validation, validate
+from eosjax.evaluation.validate import DEPLOYED, figures, predict_split
 from eosjax.models.hf.pretrained import PARTS, Pretrained, load_adapter
 from eosjax.models.policies import Params
 from eosjax.training import metrics, setup
 from eosjax.training.checkpoint import Checkpoints, fetch_fingerprints
+from eosjax.training.correction import exact_calibration, selection
 from eosjax.training.host_memory import keep_freed_memory
 from eosjax.training.interrupt import stop_signals
 from eosjax.training.logging import Console, MetricWriter, check_wandb, eos_line, waiting_line
@@ -37,8 +40,8 @@ _SHOWN = (
     "val/frame/average_precision",
     "val/frame/share_of_ends",
     "val/event/ap_mean",
-    "val/event/precision@2",
-    "val/event/recall@2",
+    f"val/{DEPLOYED}event/precision@2",
+    f"val/{DEPLOYED}event/recall@2",
 )
 
 
@@ -240,7 +243,7 @@ class _Trainer:
         if not all_finite(self.state.trainable):
             raise self._diverged(step)
 
-    def _validate(self, step: int, source: SampleSource) -> Validation:
+    def _validate(self, step: int, source: SampleSource) -> _Validation:
         self._flush_log()
         self._check_finite(step)
 
@@ -249,18 +252,20 @@ class _Trainer:
 
         batches = EvalLoader(source, self.local_batch, threads=self.config.num_loader_threads)
         with self.clock.stopped():
-            result = validate(predict, batches, source.anchors, source.data.labels.ends, source.data.episode_of, self._eos_setting())
-        self.writer.write(step, result.row)
-        self.console.line("  ".join(f"{name} = {result.row[name]:.4f}" for name in _SHOWN if name in result.row))
-        return result
+            found = predict_split(predict, batches, source.anchors, source.data.labels.ends, source.data.episode_of)
+            row, point = {"val/action_loss": found.action_loss}, None
+            if self.with_eos:
+                point = self._choose(found.episodes)
+                row |= {f"val/{name}": value for name, value in figures(found.episodes, point).items()}
+        self.writer.write(step, row)
+        self.console.line("  ".join(f"{name} = {row[name]:.4f}" for name in _SHOWN if name in row))
+        return _Validation(row, found.episodes, point)
 
-    def _eos_setting(self) -> EosSetting | None:
-        if not self.with_eos:
-            return None
-        drawn = self.config.eos_sample_positive + self.config.eos_sample_negative
-        return EosSetting(self.config.eos_sample_positive / drawn, self.share, self.config.eos_threshold)
+    def _choose(self, episodes: list[ChunkedEpisode]) -> OperatingPoint:
+        """Where to operate, from what the head says of the held-out episodes."""
+        return choose(episodes, *selection(self.config, self.share, self.data.train))
 
-    def _save(self, step: int, validation: Validation | None) -> None:
+    def _save(self, step: int, validation: _Validation | None) -> None:
         """Saves behind everything that was logged up to here, so that a resumed run has the same lines."""
         self._flush_log()
         self._check_finite(step)
@@ -270,6 +275,7 @@ class _Trainer:
             "config": (folder / configs.CONFIG_FILE).read_text(),
             "statistics": stats_to_json(self.data.mixture.stats),
             "share_of_ends": self.share,
+            "operating_point": self._operating_point(validation),
             "base": self.base_fingerprints,
             "validation": row,
         }
@@ -278,13 +284,29 @@ class _Trainer:
             self.checkpoints.save(step, self.state, record, score)
         self.saved = step
 
-    def _finish(self, step: int, validation: Validation | None) -> None:
-        folder, eos = self.config.run_dir, self._eos_setting()
+    def _operating_point(self, validation: _Validation | None) -> dict[str, Any] | None:
+        """For the record of a checkpoint: what its own validation has chosen; without one, what needs none. None without an EOS head."""
+        if not self.with_eos:
+            return None
+        if validation and validation.point:
+            return validation.point.to_json()
+        return OperatingPoint.unseen(exact_calibration(self.config, self.share), self.config.eos_threshold).to_json()
+
+    def _finish(self, step: int, validation: _Validation | None) -> None:
+        folder = self.config.run_dir
         if step < self.config.max_steps:
             self.console.line(f"stopped at step {step}, saved; go on with --resume True")
-        elif validation and validation.scores and eos and self.data.val and jax.process_index() == 0:
-            self.console.line(summarise(folder, self.data.train, self.data.val, validation.scores, eos))
+        elif validation and validation.point and self.data.val and jax.process_index() == 0:
+            self.console.line(summarise(folder, self.data.train, self.data.val, validation.episodes, validation.point))
         self.console.line(f"run: {folder}")
+
+
+class _Validation(NamedTuple):
+    """One validation."""
+
+    row: dict[str, float]  # the `val/…` columns of the metrics
+    episodes: list[ChunkedEpisode]
+    point: OperatingPoint | None  # None without an EOS head
 
 
 class _LogLine(NamedTuple):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -13,16 +13,19 @@ from flax.traverse_util import flatten_dict
 
 from eosjax import config as configs
 from eosjax import flags
+from eosjax.buffer import BalancedBufferState
 from eosjax.config import TrainConfig
 from eosjax.data.specs import spec_for
-from eosjax.evaluation.validate import EosSetting
+from eosjax.evaluation.decision import OperatingPoint
 from eosjax.models.hf.pretrained import Pretrained
 from eosjax.models.openvla import VLAConfig
 from eosjax.models.policies import Params
 from eosjax.training.checkpoint import CheckpointError, fetch_fingerprints
 from eosjax.training.setup import PolicySource
-from eosjax.training.state import base_parts, init_params, make_learner, split_params
+from eosjax.training.state import base_parts, init_params, init_state, make_learner, split_params
 from eosjax.types import Batch
+
+T = TypeVar("T")
 
 
 class SavedRun(NamedTuple):
@@ -36,12 +39,10 @@ class SavedRun(NamedTuple):
     record: dict[str, Any]  # what `training.loop` saved beside the state
 
     @property
-    def eos_setting(self) -> EosSetting | None:
+    def operating_point(self) -> OperatingPoint | None:
         """What turns the raw logits of the EOS head into decisions; None without that head."""
-        if not self.config.use_eos_classification:
-            return None
-        positive, negative = self.config.eos_sample_positive, self.config.eos_sample_negative
-        return EosSetting(positive / (positive + negative), self.record["share_of_ends"], self.config.eos_threshold)
+        content = self.record["operating_point"]
+        return None if content is None else OperatingPoint.from_json(content)
 
 
 def load_run(run_dir: Path, step: int | None = None, *, with_base: bool = True) -> SavedRun:
@@ -64,7 +65,7 @@ def load_run(run_dir: Path, step: int | None = None, *, with_base: bool = True) 
     policy = PolicySource.open(config)
     vla_config = policy.vla_config(config, spec_for(config.mixture[0].name, config.dataset_specs))
     trained, frozen = split_params(_abstract_params(config, vla_config))
-    params, record = _restore(folder, trained)
+    params, record = _restore(folder, "trainable", trained)
     if with_base and frozen and policy.pretrained is not None:
         base = _frozen_base(policy.pretrained.load_base(vla_config, jax.device_put)[0], vla_config)
         params |= base
@@ -119,9 +120,19 @@ def _abstract_params(config: TrainConfig, vla_config: VLAConfig) -> Params:
     return jax.eval_shape(lambda batch, rng: init_params(learner, batch, rng), batch, jax.random.key(0))
 
 
-def _restore(folder: Path, shapes: Params) -> tuple[Params, dict[str, Any]]:
-    """The trained parts of a checkpoint as NumPy arrays, checked, and its record."""
-    wanted = {"trainable": shapes}
+def load_buffer(run: SavedRun, run_dir: Path) -> BalancedBufferState | None:
+    """The buffer as the checkpoint has it, in NumPy arrays; None for a run without one. `run`: of `run_dir`."""
+    learner = make_learner(run.config, run.vla_config)
+    trained, _ = split_params(_abstract_params(run.config, run.vla_config))
+    shapes = jax.eval_shape(lambda params: init_state(learner, params, jax.random.key(0)).buffer, trained)
+    if shapes is None:
+        return None
+    return _restore(_checkpoint_folder(run_dir, run.step), "buffer", shapes)[0]
+
+
+def _restore(folder: Path, part: str, shapes: T) -> tuple[T, dict[str, Any]]:
+    """A part of the `TrainState` in a checkpoint as NumPy arrays, checked, and the record."""
+    wanted = {part: shapes}
     as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
     args = ocp.args.Composite(
         state=ocp.args.PyTreeRestore(wanted, restore_args=as_numpy, partial_restore=True), record=ocp.args.JsonRestore()
@@ -131,24 +142,24 @@ def _restore(folder: Path, shapes: Params) -> tuple[Params, dict[str, Any]]:
             restored = checkpointer.restore(folder, args=args)
     except Exception as error:  # whatever a damaged file makes the readers raise
         raise CheckpointError(f"{folder}: damaged: {(str(error).strip() or type(error).__name__).splitlines()[0][:300]}") from error
-    params, record = restored["state"]["trainable"], restored["record"]
-    _check_shapes(folder, shapes, params)
-    found = {f".trainable{name}": value for name, value in fetch_fingerprints(params).items()}
-    expected = {name: value for name, value in record.pop("fingerprints").items() if name.startswith(".trainable[")}
+    arrays, record = restored["state"][part], restored["record"]
+    _check_shapes(folder, shapes, arrays)
+    found = {f".{part}{name}": value for name, value in fetch_fingerprints(arrays).items()}
+    expected = {name: value for name, value in record.pop("fingerprints").items() if name.startswith((f".{part}[", f".{part}."))}
     changed = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
     if changed:
         raise CheckpointError(f"{folder}: damaged: the content of {', '.join(changed[:3])} is not what was saved")
-    return params, record
+    return arrays, record
 
 
-def _check_shapes(folder: Path, expected: Params, found: Params) -> None:
+def _check_shapes(folder: Path, expected: Any, found: Any) -> None:
     """Raises `CheckpointError` for an array that is not as expected: Orbax looks at no shape, and leaves what is not there as a shape."""
-    arrays: dict[Any, Any] = dict(flatten_dict(found))
-    wanted: dict[Any, Any] = dict(flatten_dict(expected))
-    for path, leaf in wanted.items():
+    arrays = dict(jax.tree_util.tree_leaves_with_path(found))
+    for path, leaf in jax.tree_util.tree_leaves_with_path(expected):
         array = arrays[path]
         if not isinstance(array, np.ndarray) or (array.shape, array.dtype) != (leaf.shape, leaf.dtype):
             got = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else "nothing"
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
             raise CheckpointError(
-                f"{folder}: {'/'.join(path)}: expected {leaf.dtype} {leaf.shape}, as {configs.CONFIG_FILE} describes the policy, got {got}"
+                f"{folder}: {name}: expected {leaf.dtype} {leaf.shape}, as {configs.CONFIG_FILE} describes the policy, got {got}"
             )

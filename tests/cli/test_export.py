@@ -12,7 +12,6 @@ import pytest
 
 from eosjax.cli import export as command
 from eosjax.config import TrainConfig
-from eosjax.evaluation.calibration import corrected_probability
 from eosjax.models.heads import ActionHead, EosHead
 from eosjax.models.hf import files
 from eosjax.models.hf.pretrained import PARTS, Pretrained
@@ -146,8 +145,15 @@ def test_every_form_has_heads_statistics_and_calibration(export, loaded, form):
         chex.assert_trees_all_equal(Pretrained(folder).load_part(part, loaded.vla_config, loaded.params[part])[0], loaded.params[part])
     assert json.loads((folder / "dataset_statistics.json").read_text()) == saved_runs.STATISTICS
     eos = json.loads((folder / "eos_calibration.json").read_text())
-    assert (eos["trained_prior"], eos["true_prior"], eos["threshold"]) == (15 / 35, saved_runs.SHARE, 0.5)
-    assert 1 / (1 + np.exp(-eos["logit_shift"])) == pytest.approx(corrected_probability(np.zeros(1), 15 / 35, saved_runs.SHARE)[0])
+    point = saved_runs.POINT
+    assert (eos["trained_prior"], eos["true_prior"], eos["eos_loss"]) == (15 / 35, saved_runs.SHARE, "balanced_buffer")
+    assert (eos["threshold"], eos["chosen_by"], eos["held_out_episodes"]) == (0.2, "false_alarms:1", 7)
+    assert (eos["debounce"], eos["min_steps"], eos["time_out"], eos["plain_threshold"]) == (1, 4, None, 0.4)
+    z = np.linspace(-5, 5, 11)
+    by_the_formula = eos["scale"] * (z + eos["shift"]) + eos["bias"]
+    assert eos["gamma"] == 0
+    assert eos["formula"].startswith("logit p = scale * (f + shift) + bias, where f = z, the raw logit, if gamma is 0")
+    np.testing.assert_allclose(by_the_formula, point.calibration.logits(z))
 
 
 def test_the_merged_folder_is_a_checkpoint_to_train_from(export, saved, loaded):

@@ -11,7 +11,8 @@ from eosjax.config import TrainConfig
 from eosjax.data.specs import DatasetSpec
 from eosjax.data.stats import DatasetStats, FieldStats
 from eosjax.data.tokens import demo_tokenizer
-from eosjax.evaluation.validate import EosSetting
+from eosjax.evaluation.calibration import Calibration, prior_shift
+from eosjax.evaluation.decision import OperatingPoint
 from eosjax.models.llama import LlamaConfig
 from eosjax.models.openvla import VLAConfig
 from eosjax.models.vit import ViTConfig
@@ -30,7 +31,8 @@ TINY = VLAConfig(
     action_dim=SPEC.action_size,
     proprio_dim=SPEC.proprio_size,
 )
-SETTINGS = Settings(num_images=2, image_aug=False, normalisation="q99", eos=EosSetting(15 / 35, 0.05, 0.5))
+POINT = OperatingPoint.unseen(Calibration(shift=prior_shift(15 / 35, 0.05)), 0.5)
+SETTINGS = Settings(num_images=2, image_aug=False, normalisation="q99", eos=POINT)
 
 
 @functools.cache

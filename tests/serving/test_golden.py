@@ -10,7 +10,8 @@ import pytest
 from benchmarks import parity
 from eosjax.data.stats import load_stats, unnormalise
 from eosjax.data.tokens import load_tokenizer
-from eosjax.evaluation.validate import EosSetting
+from eosjax.evaluation.calibration import Calibration
+from eosjax.evaluation.decision import OperatingPoint
 from eosjax.serving.policy import Policy, Settings
 
 GOLDEN = pathlib.Path(__file__).resolve().parents[3] / "shared" / "reference" / "golden"
@@ -35,7 +36,7 @@ def test_predict_action(folder, views, proprio, tmp_path):
     ((name, content),) = parity.files.read_json(folder / "checkpoint", "config.json")["norm_stats"].items()
     (tmp_path / "stats.json").write_text(json.dumps({name: content}))
     stats = load_stats(tmp_path / "stats.json", name)
-    settings = Settings(num_images=views, image_aug=False, normalisation="q99", eos=EosSetting(15 / 35, 15 / 35, 0.5))
+    settings = Settings(num_images=views, image_aug=False, normalisation="q99", eos=OperatingPoint.unseen(Calibration(), 0.5))
     policy = Policy(config, {"vla": base, **parts}, stats, load_tokenizer(folder / "checkpoint" / "tokenizer.json"), settings)
 
     pictures = [golden["raw_image"][..., 3 * view : 3 * view + 3] for view in range(views)]

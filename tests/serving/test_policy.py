@@ -11,8 +11,9 @@ from eosjax.config import TrainConfig
 from eosjax.data.specs import DatasetSpec
 from eosjax.data.stats import STATS_FILE, save_stats
 from eosjax.data.tokens import demo_tokenizer
-from eosjax.evaluation.calibration import prior_shift
-from eosjax.evaluation.validate import EosSetting
+from eosjax.evaluation.calibration import Calibration
+from eosjax.evaluation.decision import OperatingPoint
+from eosjax.evaluation.protocols import Clock, Rule
 from eosjax.models.openvla import OpenVLA, with_action_tokens
 from eosjax.models.policies import vla_variables
 from eosjax.serving import policy as module
@@ -20,7 +21,7 @@ from eosjax.serving.policy import ObservationError, Outputs, Policy, first_end
 from eosjax.training.checkpoint import CheckpointError
 from eosjax.training.setup import PolicySource
 from eosjax.types import UserError
-from tests.saved_runs import SHARE, random_like, save_run
+from tests.saved_runs import POINT, random_like, save_run
 from tests.serving.conftest import SETTINGS, TINY, params
 
 
@@ -34,11 +35,15 @@ def test_a_row_of_a_batch_is_what_it_is_alone(policy, observe):
     assert together.actions.shape == (3, 8, 7)
     assert together.eos.shape == together.eos_raw.shape == (3, 8)
     assert len(together.cut) == 3
+    assert together.clock == [None] * 3
+    clocks = [Clock(steps, 0) for steps in (0, 3, 9)]
+    after = policy(observation, instructions, clocks).clock
     for row, instruction in enumerate(instructions):
         alone = policy(row_of(observation, row), instruction)
         for field in ("actions", "eos_raw", "eos"):
             np.testing.assert_allclose(getattr(alone, field), getattr(together, field)[row], atol=1e-5, err_msg=field)
         assert alone.cut == together.cut[row]
+        assert policy(row_of(observation, row), instruction, clocks[row]).clock == after[row]
     assert np.ptp(together.actions, axis=0).max() > 1e-2
 
 
@@ -89,17 +94,23 @@ def test_state_beyond_the_bounds_is_clipped_where_it_is_not_normalised_too(make_
 
 
 @pytest.mark.parametrize(("threshold", "cut"), [(0.5, 5), (0.12, 2), (0.999, None)])
-def test_cut_at_the_first_corrected_probability_that_reaches_the_threshold(make_policy, observe, threshold, cut, monkeypatch):
-    eos = EosSetting(15 / 35, 0.05, threshold)
-    policy = make_policy(eos=eos)
+def test_cut_at_the_first_calibrated_probability_that_reaches_the_threshold(make_policy, observe, threshold, cut, monkeypatch):
+    calibration = Calibration(shift=-3.0, scale=0.8, bias=0.4)
+    rule = Rule(0.05, debounce=2, min_steps=20)
+    policy = make_policy(eos=OperatingPoint(calibration, rule, threshold, 0.9))
     wanted = np.array([0.01, 0.1, 0.2, 0.01, 0.3, 0.6, 0.9, 0.1])
-    raw = np.log(wanted / (1 - wanted)) - prior_shift(eos.trained_prior, eos.true_prior)
+    raw = (np.log(wanted / (1 - wanted)) - 0.4) / 0.8 + 3.0
     monkeypatch.setattr(policy, "_run", lambda *_: Outputs(jnp.zeros((1, 8, 7, 16)), jnp.zeros((1, 8, 7)), jnp.asarray(raw[None])))
     prediction = policy(row_of(observe(1), 0), "close it")
     np.testing.assert_allclose(prediction.eos, wanted, atol=1e-6)
     np.testing.assert_allclose(prediction.eos_raw, 1 / (1 + np.exp(-raw)), atol=1e-6)
     assert prediction.eos_raw[2] > 0.5  # raw, the cut would come too early
-    assert prediction.cut == cut
+    assert (prediction.cut, prediction.clock) == (cut, None)
+    with_clock = policy(row_of(observe(1), 0), "close it", Clock(steps=18, crossings=1))
+    assert (with_clock.cut, with_clock.clock) == (2, Clock())  # step 21 of the sub-step, and the second crossing in a row
+    early = policy(row_of(observe(1), 0), "close it", Clock(steps=3))
+    assert (early.cut, early.clock) == (None, Clock(11, 4))
+    assert policy.settings.rule == rule
 
 
 def shapes_of(kind):
@@ -124,7 +135,7 @@ def test_the_threshold_itself_is_reached():
 
 def test_without_an_eos_head_nothing_is_said_of_ends(make_policy, observe):
     prediction = make_policy(with_eos=False, eos=None)(observe(2), ["close it", "open it"])
-    assert (prediction.eos, prediction.eos_raw, prediction.cut) == (None, None, [None, None])
+    assert (prediction.eos, prediction.eos_raw, prediction.cut, prediction.clock) == (None, None, [None, None], [None, None])
 
 
 @pytest.mark.parametrize(
@@ -147,6 +158,8 @@ def test_a_batch_has_as_many_rows_as_instructions(policy, observe):
         policy(observe(2), ["close it"] * 3)
     with pytest.raises(ObservationError, match="state: expected 2 rows"):
         policy(observe(2) | {"state": np.zeros((1, 8))}, ["close it"] * 2)
+    with pytest.raises(ObservationError, match="clock: expected 2, one for each instruction, got 1"):
+        policy(observe(2), ["close it"] * 2, [Clock()])
     with pytest.raises(ObservationError, match="got an empty list"):
         policy(observe(2), [])
 
@@ -154,7 +167,7 @@ def test_a_batch_has_as_many_rows_as_instructions(policy, observe):
 @pytest.fixture(scope="module")
 def saved_run(tmp_path_factory, stats):
     """A run on two datasets with checkpoints of steps 1 and 2, and the statistics of both."""
-    flags = {"dataset_name": "libero_goal,libero_10", "use_proprio": True, "image_aug": False, "eos_threshold": 0.3}
+    flags = {"dataset_name": "libero_goal,libero_10", "use_proprio": True, "image_aug": False}
     saved = save_run(tmp_path_factory.mktemp("runs") / "run", TrainConfig(vla_path="demo", use_lora=False, **flags), (1, 2))
     other = dataclasses.replace(stats, action=dataclasses.replace(stats.action, q01=stats.action.min))
     both = {"libero_goal": stats, "libero_10": other}
@@ -166,7 +179,7 @@ def test_load_is_the_policy_that_was_saved(saved_run, observe):
     saved, stats = saved_run
     vla_config = PolicySource.open(saved.config).vla_config(saved.config, DatasetSpec())
     observation = {"images": observe(1)["images"][0], "state": np.zeros(8)}
-    settings = dataclasses.replace(SETTINGS, num_images=1, eos=EosSetting(15 / 35, SHARE, 0.3))
+    settings = dataclasses.replace(SETTINGS, num_images=1, eos=POINT)
     for step, dataset in ((None, "libero_goal"), (1, "libero_10")):
         loaded = Policy.load(saved.folder, step, dataset)
         assert loaded.settings == settings
@@ -175,6 +188,17 @@ def test_load_is_the_policy_that_was_saved(saved_run, observe):
         found = loaded(observation, "close it")
         np.testing.assert_array_equal(found.actions, expected.actions)
         np.testing.assert_array_equal(found.eos, expected.eos)
+
+
+def test_a_threshold_that_was_never_tried_is_told(saved_run, tmp_path, stats, caplog):
+    Policy.load(saved_run[0].folder, dataset="libero_10")
+    assert not caplog.records
+    untried = OperatingPoint.unseen(POINT.calibration, 0.5)
+    saved = save_run(tmp_path / "run", dataclasses.replace(saved_run[0].config, dataset_name="libero_10"), (3,), untried)
+    save_stats(saved.folder / STATS_FILE, {"libero_10": stats})
+    assert Policy.load(saved.folder).settings.rule == Rule(0.5)
+    (record,) = caplog.records
+    assert f"{saved.folder}, step 3: threshold 0.5; no held-out episodes were looked at" in record.getMessage()
 
 
 def test_load_asks_for_what_it_cannot_know(saved_run, tmp_path):

@@ -33,7 +33,7 @@ def test_the_newest_checkpoint_on_its_base(saved):
     assert (run.step, run.config, run.statistics) == (20, saved.config, saved_runs.STATISTICS)
     assert (run.vla_config.chunk, run.vla_config.proprio_dim, run.vla_config.lora_rank) == (2, 3, 4)
     assert "fingerprints" not in run.record
-    assert run.eos_setting == (15 / 35, saved_runs.SHARE, 0.5)
+    assert run.operating_point == saved_runs.POINT
 
 
 def test_an_older_checkpoint_without_the_base(saved):
@@ -51,7 +51,7 @@ def test_a_policy_that_was_trained_whole(tmp_path):
     run = load_run(saved.folder)
     assert run.params.keys() == {"vla", "proprio_projector", "action_head"}
     chex.assert_trees_all_equal(run.params, saved.params)
-    assert run.eos_setting is None
+    assert run.operating_point is None
 
 
 def test_encoders_that_were_left_alone_are_read_from_the_base(tmp_path):

@@ -1,0 +1,78 @@
+"""Which way to train the EOS head is best? Makes the tables and curves of docs/bench.md from scratch.
+
+    python benchmarks/eos_methods.py --out bench                                      (the demo)
+    python benchmarks/eos_methods.py --out bench --libero DIR                         (and LIBERO: DIR holds libero_goal_no_noops/ and
+                                                                                       substep_labels_output.json)
+    python benchmarks/eos_methods.py --out bench --datasets libero --libero DIR       (LIBERO alone)
+
+For each dataset: train a policy by its recipe with 30 % of the episodes held out, keep the hidden states of all episodes, and compare the
+methods on them. What a run that was broken off has finished is not done again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from eosjax import cli, flags
+from eosjax.config import CONFIG_FILE
+from eosjax.training import run as train
+
+RECIPES = Path(__file__).parents[1] / "configs"
+RUN, CACHE, RESULTS = "run", "hidden", "results"
+# Beside the recipe: enough held-out episodes for two halves, and on LIBERO enough updates for a policy that sees something.
+SETTINGS = {
+    "demo": ("demo.yaml", ("--val_share=0.3",)),
+    "libero": ("libero_small.yaml", ("--val_share=0.3", "--max_steps=1500", "--num_steps_before_decay=1000", "--val_freq=500")),
+}
+
+
+def train_policy(dataset: str, folder: Path, places: list[str]) -> None:
+    """Trains the policy whose hidden states are compared on, unless it is there."""
+    recipe, settings = SETTINGS[dataset]
+    config = flags.parse(
+        ["--config_path", str(RECIPES / recipe), *settings, *places, f"--run_root_dir={folder}", f"--run_id_override={RUN}"]
+    )
+    saved = sorted(int(path.name) for path in (folder / RUN / "checkpoints").glob("[0-9]*"))
+    if saved and saved[-1] == config.max_steps:
+        return
+    resume = ["--resume=True"] if saved else []
+    train(flags.parse(["--config_path", str(folder / RUN / CONFIG_FILE), *resume]) if resume else config)
+
+
+def compare(dataset: str, folder: Path, places: list[str], more: list[str]) -> int:
+    """Trains, caches and compares; returns the exit status of what failed, or 0."""
+    train_policy(dataset, folder, places)
+    if not (folder / CACHE).exists():
+        status = cli.main(["cache-hidden", "--checkpoint", str(folder / RUN), "--out", str(folder / CACHE)])
+        if status:
+            return status
+    if (folder / RESULTS / "results.json").exists():
+        print((folder / RESULTS / "summary.md").read_text())
+        return 0
+    return cli.main(["bench", "eos", "--cache", str(folder / CACHE), "--out", str(folder / RESULTS), *more])
+
+
+def main() -> int:
+    """Compares on all datasets that were asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="folder for everything; a folder a dataset")
+    parser.add_argument("--datasets", nargs="+", choices=SETTINGS, help="(the demo, and LIBERO if --libero says where it is)")
+    parser.add_argument("--libero", type=Path, metavar="DIR", help="where the LIBERO data are")
+    args, more = parser.parse_known_args()
+    places = {"demo": [f"--data_root_dir={args.out / 'datasets'}"]}
+    if args.libero:
+        labels = args.libero / "substep_labels_output.json"
+        places["libero"] = [f"--data_root_dir={args.libero}", f"--substep_labels_path={labels}"]
+    for dataset in args.datasets or places:
+        if dataset not in places:
+            parser.error(f"--datasets {dataset} needs --libero")
+        status = compare(dataset, args.out / dataset, places[dataset], more)
+        if status:
+            return status
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

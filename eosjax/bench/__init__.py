@@ -1,0 +1,1 @@
+"""Ways to train the EOS head, compared on equal footing."""

@@ -1,0 +1,219 @@
+"""The bench's full path: the policy and its EOS head trained together, as `train.py` does, once for each method and seed.
+
+A method is a set of flags. Runs keep their checkpoints, and what heads on cached hidden states cannot show is read off them: how old the
+rows of the buffer are, how far the policy has moved meanwhile, and whether the head is as good on fresh rows as on those it learns from.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from eosjax import config as configs
+from eosjax.bench import probes
+from eosjax.config import BALANCED_BUFFER, TrainConfig
+from eosjax.data.loader import EvalLoader, SampleSource, TrainLoader
+from eosjax.evaluation.decision import OperatingPoint, choose
+from eosjax.evaluation.measure import measure_decisions, measure_scores
+from eosjax.evaluation.protocols import ChunkedEpisode
+from eosjax.models.policies import Observation, Params, Policy
+from eosjax.training.correction import exact_calibration
+from eosjax.training.loop import run
+from eosjax.training.saved import SavedRun, load_buffer, load_run
+from eosjax.training.setup import PolicySource, RunData, open_data
+from eosjax.training.state import make_buffer, make_learner
+from eosjax.types import Batch, UserError
+
+FULL_METHODS: Mapping[str, Mapping[str, Any]] = {
+    "plain BCE": {"eos_loss": "bce"},
+    "pos_weight": {"eos_loss": "pos_weight"},
+    "plain BCE, into the policy": {"eos_loss": "bce", "eos_backbone_grad": True},
+    "pos_weight, into the policy": {"eos_loss": "pos_weight", "eos_backbone_grad": True},
+    "buffer 50": {"eos_buffer_capacity": 50},
+    "buffer 500": {"eos_buffer_capacity": 500},
+    "buffer 5000": {"eos_buffer_capacity": 5000},
+    "buffer 500, age-matched": {"eos_buffer_capacity": 500, "eos_age_match": True},
+}
+CHECKPOINTS = 60  # of a run
+_PROBES = 128  # anchors whose hidden states tell how far the policy has moved
+_FRESH_BATCHES = 40
+RESULT = "bench.json"
+
+
+def method_config(base: TrainConfig, method: str, seed: int, folder: Path) -> TrainConfig:
+    """The run of a method: the recipe with the default draws and the method's flags.
+
+    Args:
+      base: the recipe.
+      method: a name in `FULL_METHODS`.
+      seed: of the run.
+      folder: that the run goes into.
+    """
+    drawn = {
+        name: getattr(TrainConfig, name) for name in ("eos_sample_positive", "eos_sample_negative", "eos_min_positive", "eos_min_negative")
+    }
+    every = max(base.max_steps // CHECKPOINTS, 1)
+    name = f"{method.replace(', ', '-').replace(' ', '-')}-seed{seed}"
+    frequent = {"save_freq": every, "val_freq": 5 * every, "keep_checkpoints": CHECKPOINTS + 1}
+    run_flags = {"seed": seed, "run_root_dir": folder, "run_id_override": name, "use_tensorboard": False}
+    return dataclasses.replace(base, **drawn, **frequent, **run_flags, **FULL_METHODS[method])
+
+
+def train_and_look(config: TrainConfig) -> dict[str, Any]:
+    """Trains a run (or goes on with one that was stopped) and measures it; a run that has been measured is only read.
+
+    Raises:
+      UserError: the run was stopped before its last update.
+    """
+    result = config.run_dir / RESULT
+    if result.is_file():
+        return json.loads(result.read_text())
+    if not _finished(config):
+        run(dataclasses.replace(config, resume=(config.run_dir / configs.CONFIG_FILE).is_file()))
+        if not _finished(config):
+            raise UserError(f"{config.run_dir}: stopped; the same command goes on from there")
+    content = look(config)
+    scratch = result.with_suffix(f".{os.getpid()}")
+    scratch.write_text(json.dumps(content, indent=1) + "\n")
+    os.replace(scratch, result)
+    return content
+
+
+def _finished(config: TrainConfig) -> bool:
+    return (config.run_dir / configs.CHECKPOINTS / str(config.max_steps)).is_dir()
+
+
+def look(config: TrainConfig) -> dict[str, Any]:
+    """All figures of a finished run: of its last checkpoint on held-out episodes, and of its buffer at half time and at the end."""
+    data = open_data(config, PolicySource.open(config))
+    saved = load_run(config.run_dir, config.max_steps)
+    content: dict[str, Any] = {"held_out": held_out_figures(saved, data)}
+    if config.eos_loss == BALANCED_BUFFER:
+        steps = {"half": config.max_steps // (2 * config.save_freq) * config.save_freq, "end": config.max_steps}
+        content["buffer"] = {when: look_at_buffer(config, data, step) for when, step in steps.items()}
+    return content
+
+
+def held_out_figures(saved: SavedRun, data: RunData) -> dict[str, float]:
+    """Figures of both protocols on every other held-out episode; calibration and thresholds are chosen on the rest."""
+    assert data.val is not None
+    episodes = chunked_episodes(saved, data.val)
+    point = choose(episodes[::2], exact_calibration(saved.config, saved.record["share_of_ends"]), saved.config.operating_rule)
+    dense = measure_scores([point.dense(each) for each in episodes[1::2]], point.dense_threshold)
+    deployed = measure_decisions([point.deployed(each) for each in episodes[1::2]])
+    unfitted = OperatingPoint.unseen(point.calibration, 0.5)
+    raw = measure_scores([unfitted.dense(each) for each in episodes[1::2]], 0.5, replicates=0).values
+    return {
+        **dense.values,
+        **{f"deployed/{name}": value for name, value in deployed.values.items()},
+        **{f"exact/{name}": raw[name] for name in ("frame/nll", "frame/ece")},
+    }
+
+
+def chunked_episodes(saved: SavedRun, source: SampleSource) -> list[ChunkedEpisode]:
+    """What the EOS head says at every step of the episodes of a split."""
+    learner = make_learner(saved.config, saved.vla_config)
+    forward, params = hidden_fn(learner.policy), jax.device_put(saved.params)
+    assert learner.eos_head is not None
+    head = jax.jit(functools.partial(learner.eos_head.apply, {"params": params["eos_head"]}))
+    loader = EvalLoader(source, saved.config.batch_size, threads=saved.config.num_loader_threads)
+    logits = np.concatenate([np.asarray(head(forward(params, batch)))[batch.key >= 0] for batch in loader])
+    splits = np.cumsum(np.diff(source.data.episode_starts)[source.episodes])[:-1]
+    ends = np.split(source.data.labels.ends[source.anchors].astype(bool), splits)
+    rows = zip(source.episodes, np.split(logits, splits), ends, strict=True)
+    return [ChunkedEpisode(f"episode {number}", each, true) for number, each, true in rows]
+
+
+@functools.cache
+def hidden_fn(policy: Policy) -> Callable[[Params, Batch], jax.Array]:
+    """A compiled function (parameters by part, batch) -> hidden states [b k a d], as in evaluation; compiled once for all runs."""
+
+    @jax.jit
+    def hidden(params: Params, batch: Batch) -> jax.Array:
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), batch.key)  # as `training.step.predict`
+        return policy.act(params, Observation(batch.images, batch.input_ids, batch.attn_mask, batch.proprio), keys).hidden
+
+    return hidden
+
+
+def look_at_buffer(config: TrainConfig, data: RunData, step: int) -> dict[str, Any]:
+    """What the buffer held at a checkpoint, and how much it was worth.
+
+    Returns:
+      `age_positive`, `age_negative`: median age of the rows held, in updates. `class_from_age`, `age_from_hidden` (of ends and of others,
+      the mean): see `eosjax.bench.probes`. `drift_positive`, `drift_negative`: how far the hidden states of held-out steps have moved over
+      that median age. `loss_buffered`, `loss_fresh`: the head's cross-entropy, both classes weighing the same, on the rows held and on the
+      rows of the batches that come next.
+    """
+    saved = load_run(config.run_dir, step)
+    buffer, state = make_buffer(config), load_buffer(saved, config.run_dir)
+    assert state is not None
+    rows, now = buffer.contents(state), int(state.adds)
+    rings = {"positive": state.positive, "negative": state.negative}
+    ages = {kind: now - buffer.ring.born(ring).astype(np.int64) for kind, ring in rings.items()}
+    lags = {kind: float(np.median(age)) for kind, age in ages.items()}
+    moved = drifts(config, data, saved, lags)
+    return {
+        **{f"age_{kind}": lag for kind, lag in lags.items()},
+        "class_from_age": probes.class_from_age(ages["positive"], ages["negative"]),
+        "age_from_hidden": float(np.nanmean([probes.age_from_hidden(rows[kind], ages[kind]) for kind in ages])),
+        **{f"drift_{kind}": value for kind, value in moved.items()},
+        "loss_buffered": head_loss(saved, rows),
+        "loss_fresh": head_loss(saved, fresh_rows(saved, data, step)),
+    }
+
+
+def fresh_rows(saved: SavedRun, data: RunData, step: int) -> dict[str, np.ndarray]:
+    """Hidden states [n a d] of both classes in the batches that follow a checkpoint."""
+    forward, params = hidden_fn(make_learner(saved.config, saved.vla_config).policy), jax.device_put(saved.params)
+    loader = TrainLoader(data.train, saved.config.batch_size, saved.config.seed, start_batch=step, threads=saved.config.num_loader_threads)
+    rows: dict[str, list[np.ndarray]] = {"positive": [], "negative": []}
+    for _, batch in zip(range(_FRESH_BATCHES), loader, strict=False):
+        hidden = np.asarray(forward(params, batch))
+        for kind, chosen in (("positive", batch.eos > 0.5), ("negative", batch.eos <= 0.5)):
+            rows[kind].append(hidden[chosen & batch.valid])
+    return {kind: np.concatenate(parts) for kind, parts in rows.items()}
+
+
+def head_loss(saved: SavedRun, rows: Mapping[str, np.ndarray]) -> float:
+    """Cross-entropy of the EOS head in nats, both classes weighing the same; `rows`: hidden states [n a d] of each."""
+    head = make_learner(saved.config, saved.vla_config).eos_head
+    assert head is not None
+    hidden = jnp.concatenate([jnp.asarray(rows[kind]) for kind in ("positive", "negative")])
+    labels = np.arange(len(hidden)) < len(rows["positive"])
+    return probes.class_balanced_loss(np.asarray(head.apply({"params": saved.params["eos_head"]}, hidden)), labels, prior=0.5)
+
+
+def drifts(config: TrainConfig, data: RunData, saved: SavedRun, lags: Mapping[str, float]) -> dict[str, float]:
+    """`probes.drift` of held-out steps within some numbers of updates up to a checkpoint.
+
+    Between the checkpoints next to a lag it is interpolated linearly; it is 0 at lag 0.
+
+    Args:
+      config: the run.
+      data: its data; probed are held-out steps, evenly spaced.
+      saved: the checkpoint.
+      lags: in updates, by name.
+    """
+    assert data.val is not None
+    batch = data.val.batch(np.linspace(0, len(data.val) - 1, _PROBES).astype(np.int64))
+    forward = hidden_fn(make_learner(config, saved.vla_config).policy)
+
+    def probe(step: int) -> np.ndarray:
+        params = saved.params if step == saved.step else load_run(config.run_dir, step).params
+        return np.asarray(forward(jax.device_put(params), batch))
+
+    now, every = probe(saved.step), config.save_freq
+    needed = {every * n for lag in lags.values() for n in (int(lag // every), int(lag // every) + 1)} - {0}
+    lag_of = [0, *sorted(lag for lag in needed if saved.step - lag >= every)]
+    moved = [probes.drift(now, probe(saved.step - lag)) for lag in lag_of]
+    return {name: float(np.interp(lag, lag_of, moved)) for name, lag in lags.items()}

@@ -1,0 +1,106 @@
+"""Runs the policy of a training run once over all its episodes and keeps the hidden states of every predicted action.
+
+`eosjax bench eos` trains heads from them without running the policy again. Those who read the folder need neither the run nor its data."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from eosjax.bench.cache import Columns, check_new, fingerprint, write_cache
+from eosjax.bench.full import hidden_fn
+from eosjax.config import TrainConfig
+from eosjax.data.loader import EvalLoader, SampleSource
+from eosjax.data.stats import stats_to_json
+from eosjax.training.checkpoint import fetch_fingerprints
+from eosjax.training.saved import SavedRun, load_run
+from eosjax.training.setup import PolicySource, RunData, open_data
+from eosjax.training.state import make_learner
+from eosjax.types import UserError
+
+# Where the data are may have changed since the run; what they are may not.
+_PLACES = ("data_root_dir", "dataset_specs", "substep_labels_path", "cache_dir")
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of the command."""
+    parser.add_argument("--checkpoint", type=Path, required=True, metavar="RUN", help="folder of the training run")
+    parser.add_argument("--step", type=int, metavar="N", help="which of its checkpoints (the newest)")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the hidden states; must be new or empty")
+    places = parser.add_argument_group("where the data are now, if not where they were (as in train.py)")
+    for name in _PLACES:
+        places.add_argument(f"--{name}", type=Path, metavar="PATH")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the policy and writes."""
+    check_new(args.out)
+    saved = load_run(args.checkpoint, args.step)
+    if not saved.config.use_eos_classification:
+        raise UserError(f"--checkpoint {args.checkpoint}: the run has no EOS head, it was trained with --use_eos_classification False")
+    config = dataclasses.replace(saved.config, **{name: path for name in _PLACES if (path := getattr(args, name)) is not None})
+    data = open_data(config, PolicySource.open(config))
+    source = all_episodes(args.checkpoint, saved, data)
+    columns = _columns(source, data)
+    shape = saved.vla_config
+    size = (len(source), shape.chunk, shape.action_dim, shape.llama.width)
+    facts = {
+        "run": args.checkpoint.name,
+        "step": saved.step,
+        "dataset": data.mixture.name,
+        "batch_size": config.batch_size * config.grad_accumulation_steps,
+        "eos_hidden_dim": config.eos_hidden_dim,
+        "eos_dropout": config.eos_dropout,
+        "fingerprint": fingerprint(fetch_fingerprints(saved.params), columns.ends, columns.episode_starts, columns.held_out),
+    }
+    write_cache(args.out, size, shape.dtype, hidden_blocks(saved, config, source), columns, facts)
+    held_out = int(columns.held_out.sum())
+    gigabytes = np.prod(size) * np.dtype(jax.numpy.dtype(shape.dtype)).itemsize / 1e9
+    print(
+        f"{size[0]:,} steps of {columns.held_out.size} episodes ({held_out} held out), {size[1]} x {size[2]} x {size[3]} numbers each, "
+        f"{gigabytes:.2f} GB: {args.out}"
+    )
+    return 0
+
+
+def all_episodes(run_dir: Path, saved: SavedRun, data: RunData) -> SampleSource:
+    """The samples of all episodes of a run, those held out included.
+
+    Raises:
+      UserError: the data are not those of the run, or no episode was held out.
+    """
+    if stats_to_json(data.mixture.stats) != saved.statistics:
+        raise UserError(f"the data are not those that {run_dir} was trained on: their statistics differ")
+    if data.val is None:
+        raise UserError(f"--checkpoint {run_dir}: held out no episodes (--use_val_set False), so that there are none to measure on")
+    return dataclasses.replace(data.train, episodes=np.sort(np.concatenate([data.train.episodes, data.val.episodes])))
+
+
+def hidden_blocks(saved: SavedRun, config: TrainConfig, source: SampleSource) -> Iterator[np.ndarray]:
+    """The hidden states [b k a d] of all samples, batch by batch, in the dtype of the policy; as in evaluation, without dropout."""
+    forward, params = hidden_fn(make_learner(config, saved.vla_config).policy), jax.device_put(saved.params)
+    loader = EvalLoader(source, config.batch_size, threads=config.num_loader_threads)
+    for batch in tqdm(loader, desc="hidden states", unit="batch", disable=not sys.stderr.isatty()):
+        yield np.asarray(forward(params, batch))[batch.key >= 0]
+
+
+def _columns(source: SampleSource, data: RunData) -> Columns:
+    """What is known of the frames of the samples."""
+    mixture, frames = source.data, source.anchors
+    lengths = np.diff(mixture.episode_starts)[source.episodes]
+    assert data.val is not None
+    return Columns(
+        ends=mixture.labels.ends[frames].astype(bool),
+        episode_starts=np.concatenate([[0], np.cumsum(lengths)]),
+        held_out=np.isin(source.episodes, data.val.episodes),
+        gripper=np.asarray(mixture.gripper[frames], np.float32),
+        proprio=mixture.proprio[frames],
+        instruction_ids=mixture.labels.instruction_ids[frames],
+    )

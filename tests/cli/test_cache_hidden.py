@@ -1,0 +1,75 @@
+"""The cached hidden states are those that the policy is evaluated by."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from eosjax.bench.cache import open_cache
+from eosjax.data.loader import EvalLoader
+from eosjax.flags import parse
+from eosjax.models.heads import EosHead
+from eosjax.training import run as train
+from eosjax.training.saved import load_run
+from eosjax.training.setup import PolicySource, open_data
+from eosjax.training.state import make_learner, split_params
+from eosjax.training.step import predict
+
+FLAGS = (
+    "--vla_path demo --use_lora False --image_aug False --batch_size 4 --num_devices 1 --val_share 0.4 --use_tensorboard False "
+    "--max_steps 2 --val_freq 2 --save_freq 2 --log_freq 2 --run_id_override run --eos_hidden_dim 8 --eos_buffer_capacity 8 "
+    "--eos_sample_positive 2 --eos_min_positive 2 --eos_sample_negative 3 --eos_min_negative 3"
+).split()
+
+
+@pytest.fixture
+def labels(write_labels, bodies):
+    return write_labels(bodies)
+
+
+@pytest.fixture
+def trained(data, labels, tmp_path):
+    """The folder of a run of two updates."""
+    train(parse([*map(str, data), *FLAGS, f"--substep_labels_path={labels}", f"--run_root_dir={tmp_path}"]))
+    return tmp_path / "run"
+
+
+def test_heads_on_the_cache_say_what_the_policy_says(run, trained, labels, tmp_path, tiny):
+    status, out, err = run("cache-hidden", "--checkpoint", trained, "--out", tmp_path / "cache")
+    assert (status, err) == (0, "")
+    assert f"{sum(tiny.lengths)} steps of 8 episodes (3 held out)" in out
+    cache = open_cache(tmp_path / "cache")
+
+    saved = load_run(trained)
+    data = open_data(saved.config, PolicySource.open(saved.config))
+    assert data.val is not None
+    params = split_params(saved.params)
+    evaluate = jax.jit(functools.partial(predict, make_learner(saved.config, saved.vla_config)))
+    logits = EosHead(8).apply({"params": saved.params["eos_head"]}, cache.hidden)
+    seen = 0
+    for source in (data.train, data.val):
+        held_out = source is data.val
+        for batch in EvalLoader(source, 4):
+            real = batch.key >= 0
+            frames = source.anchors[batch.key[real]]  # every frame is labelled, so that the cache has them all, in order
+            np.testing.assert_allclose(logits[frames], evaluate(*params, batch).eos_logits[real], rtol=1e-4, atol=1e-5)
+            assert np.array_equal(cache.columns.valid(cache.chunk)[frames], batch.valid[real])
+            assert np.array_equal(cache.columns.labels(cache.chunk)[frames], batch.eos[real] > 0.5)
+            assert (cache.columns.held_out[cache.columns.episode_of[frames]] == held_out).all()
+            seen += real.sum()
+    assert seen == len(cache.hidden)
+    for name in ("gripper", "proprio"):
+        assert np.array_equal(getattr(cache.columns, name), getattr(data.mixture, name)[: len(cache.hidden)])
+    assert np.array_equal(cache.columns.episode_starts, data.mixture.episode_starts)
+    assert (cache.facts["step"], cache.facts["batch_size"], cache.facts["eos_hidden_dim"]) == (2, 4, 8)
+
+    status, _, err = run("cache-hidden", "--checkpoint", trained, "--out", tmp_path / "cache")
+    assert (status, "new or empty" in err) == (2, True)
+    labels.rename(labels.with_name("moved.json"))
+    assert "labels" in run("cache-hidden", "--checkpoint", trained, "--out", tmp_path / "other")[2]
+    assert not (tmp_path / "other").exists()
+    flags = ("--substep_labels_path", labels.with_name("moved.json"))
+    assert run("cache-hidden", "--checkpoint", trained, "--out", tmp_path / "other", *flags)[0] == 0
+    assert open_cache(tmp_path / "other").facts["fingerprint"] == cache.facts["fingerprint"]
+    assert "no checkpoint of step 1" in run("cache-hidden", "--checkpoint", trained, "--out", tmp_path / "x", "--step", "1")[2]
