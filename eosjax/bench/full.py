@@ -9,8 +9,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from eosjax import config as configs
-from eosjax.bench import probes
+from eosjax.bench import full_report, probes
 from eosjax.config import BALANCED_BUFFER, TrainConfig
 from eosjax.data.loader import EvalLoader, SampleSource, TrainLoader
 from eosjax.evaluation.decision import OperatingPoint, choose
+from eosjax.evaluation.events import MAIN_COLLAR
 from eosjax.evaluation.measure import measure_decisions, measure_scores
 from eosjax.evaluation.protocols import ChunkedEpisode
 from eosjax.models.policies import Observation, Params, Policy
-from eosjax.training.correction import exact_calibration
+from eosjax.training.correction import selection
 from eosjax.training.loop import run
 from eosjax.training.saved import SavedRun, load_buffer, load_run
 from eosjax.training.setup import PolicySource, RunData, open_data
@@ -43,6 +45,7 @@ FULL_METHODS: Mapping[str, Mapping[str, Any]] = {
     "buffer 5000": {"eos_buffer_capacity": 5000},
     "buffer 500, age-matched": {"eos_buffer_capacity": 500, "eos_age_match": True},
 }
+DEFAULT = "buffer 50"
 CHECKPOINTS = 60  # of a run
 _PROBES = 128  # anchors whose hidden states tell how far the policy has moved
 _FRESH_BATCHES = 40
@@ -64,8 +67,9 @@ def method_config(base: TrainConfig, method: str, seed: int, folder: Path) -> Tr
     every = max(base.max_steps // CHECKPOINTS, 1)
     name = f"{method.replace(', ', '-').replace(' ', '-')}-seed{seed}"
     frequent = {"save_freq": every, "val_freq": 5 * every, "keep_checkpoints": CHECKPOINTS + 1}
+    chosen = {"eos_operating_point": f"f1:{MAIN_COLLAR}"}
     run_flags = {"seed": seed, "run_root_dir": folder, "run_id_override": name, "use_tensorboard": False}
-    return dataclasses.replace(base, **drawn, **frequent, **run_flags, **FULL_METHODS[method])
+    return dataclasses.replace(base, **drawn, **chosen, **frequent, **run_flags, **FULL_METHODS[method])
 
 
 def train_and_look(config: TrainConfig) -> dict[str, Any]:
@@ -83,7 +87,7 @@ def train_and_look(config: TrainConfig) -> dict[str, Any]:
             raise UserError(f"{config.run_dir}: stopped; the same command goes on from there")
     content = look(config)
     scratch = result.with_suffix(f".{os.getpid()}")
-    scratch.write_text(json.dumps(content, indent=1) + "\n")
+    scratch.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
     os.replace(scratch, result)
     return content
 
@@ -96,18 +100,23 @@ def look(config: TrainConfig) -> dict[str, Any]:
     """All figures of a finished run: of its last checkpoint on held-out episodes, and of its buffer at half time and at the end."""
     data = open_data(config, PolicySource.open(config))
     saved = load_run(config.run_dir, config.max_steps)
-    content: dict[str, Any] = {"held_out": held_out_figures(saved, data)}
+    content: dict[str, Any] = {"held_out": _defined(held_out_figures(saved, data))}
     if config.eos_loss == BALANCED_BUFFER:
         steps = {"half": config.max_steps // (2 * config.save_freq) * config.save_freq, "end": config.max_steps}
-        content["buffer"] = {when: look_at_buffer(config, data, step) for when, step in steps.items()}
+        content["buffer"] = {when: _defined(look_at_buffer(config, data, step)) for when, step in steps.items()}
     return content
+
+
+def _defined(figures: Mapping[str, float]) -> dict[str, float | None]:
+    """None for what is not a number: JSON knows no other."""
+    return {name: None if math.isnan(value) else value for name, value in figures.items()}
 
 
 def held_out_figures(saved: SavedRun, data: RunData) -> dict[str, float]:
     """Figures of both protocols on every other held-out episode; calibration and thresholds are chosen on the rest."""
     assert data.val is not None
     episodes = chunked_episodes(saved, data.val)
-    point = choose(episodes[::2], exact_calibration(saved.config, saved.record["share_of_ends"]), saved.config.operating_rule)
+    point = choose(episodes[::2], *selection(saved.config, saved.record["share_of_ends"], data.train))
     dense = measure_scores([point.dense(each) for each in episodes[1::2]], point.dense_threshold)
     deployed = measure_decisions([point.deployed(each) for each in episodes[1::2]])
     unfitted = OperatingPoint.unseen(point.calibration, 0.5)
@@ -145,12 +154,12 @@ def hidden_fn(policy: Policy) -> Callable[[Params, Batch], jax.Array]:
     return hidden
 
 
-def look_at_buffer(config: TrainConfig, data: RunData, step: int) -> dict[str, Any]:
+def look_at_buffer(config: TrainConfig, data: RunData, step: int) -> dict[str, float]:
     """What the buffer held at a checkpoint, and how much it was worth.
 
     Returns:
-      `age_positive`, `age_negative`: median age of the rows held, in updates. `class_from_age`, `age_from_hidden` (of ends and of others,
-      the mean): see `eosjax.bench.probes`. `drift_positive`, `drift_negative`: how far the hidden states of held-out steps have moved over
+      `age_positive`, `age_negative`: median age of the rows held, in updates. `class_from_age`, `age_from_hidden` (of ends):
+      see `eosjax.bench.probes`. `drift_positive`, `drift_negative`: how far the hidden states of held-out steps have moved over
       that median age. `loss_buffered`, `loss_fresh`: the head's cross-entropy, both classes weighing the same, on the rows held and on the
       rows of the batches that come next.
     """
@@ -165,7 +174,7 @@ def look_at_buffer(config: TrainConfig, data: RunData, step: int) -> dict[str, A
     return {
         **{f"age_{kind}": lag for kind, lag in lags.items()},
         "class_from_age": probes.class_from_age(ages["positive"], ages["negative"]),
-        "age_from_hidden": float(np.nanmean([probes.age_from_hidden(rows[kind], ages[kind]) for kind in ages])),
+        "age_from_hidden": probes.age_from_hidden(rows["positive"], ages["positive"]),
         **{f"drift_{kind}": value for kind, value in moved.items()},
         "loss_buffered": head_loss(saved, rows),
         "loss_fresh": head_loss(saved, fresh_rows(saved, data, step)),
@@ -217,3 +226,27 @@ def drifts(config: TrainConfig, data: RunData, saved: SavedRun, lags: Mapping[st
     lag_of = [0, *sorted(lag for lag in needed if saved.step - lag >= every)]
     moved = [probes.drift(now, probe(saved.step - lag)) for lag in lag_of]
     return {name: float(np.interp(lag, lag_of, moved)) for name, lag in lags.items()}
+
+
+def compare(base: TrainConfig, methods: Sequence[str], seeds: Sequence[int], folder: Path) -> None:
+    """Trains and measures all runs, and writes `summary.md` with both tables and `curves.png` of the default method; prints the tables.
+
+    Runs that are in the folder already are not made again, one that was stopped goes on.
+
+    Args:
+      base: the recipe.
+      methods: names in `FULL_METHODS`.
+      seeds: of the runs of each.
+      folder: for everything.
+
+    Raises:
+      UserError: a run was stopped before its last update.
+    """
+    configs_of = {method: [method_config(base, method, seed, folder) for seed in seeds] for method in methods}
+    results = {method: [train_and_look(config) for config in runs] for method, runs in configs_of.items()}
+    tables = "\n\n".join([full_report.held_out_table(results), full_report.buffer_table(results)])
+    (folder / "summary.md").write_text(tables + "\n")
+    if DEFAULT in configs_of:
+        runs = [config.run_dir for config in configs_of[DEFAULT]]
+        full_report.plot_curves(folder / "curves.png", runs, f"{base.dataset_name}, {DEFAULT}")
+    print(tables)

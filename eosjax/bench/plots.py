@@ -25,8 +25,8 @@ def curves(results: Sequence[dict[str, Any]]) -> Figure:
     """
     keeps = [_keeps_rows(each["method"]) for each in results]
     columns = [
-        ("no memory", [each for each, kept in zip(results, keeps, strict=True) if not kept or each["method"] == REFERENCE]),
-        ("a memory", [each for each, kept in zip(results, keeps, strict=True) if kept]),
+        ("without a memory", [each for each, kept in zip(results, keeps, strict=True) if not kept or each["method"] == REFERENCE]),
+        ("with a memory", [each for each, kept in zip(results, keeps, strict=True) if kept]),
     ]
     figure = Figure(figsize=(12, 8), layout="constrained")
     axes = figure.subplots(len(_PANELS), len(columns), sharex=True, sharey="row", squeeze=False)

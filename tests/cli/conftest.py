@@ -1,10 +1,16 @@
-"""Label files for the tiny dataset, and running commands in this process."""
-
-import json
+"""Running commands in this process, and a training run to run them on."""
 
 import pytest
 
 from eosjax.cli import main
+from eosjax.flags import parse
+from eosjax.training import run as train
+
+_RUN = (
+    "--vla_path demo --use_lora False --image_aug False --batch_size 4 --num_devices 1 --val_share 0.4 --use_tensorboard False "
+    "--max_steps 2 --val_freq 2 --save_freq 2 --log_freq 2 --run_id_override run --eos_hidden_dim 8 --eos_buffer_capacity 8 "
+    "--eos_sample_positive 2 --eos_min_positive 2 --eos_sample_negative 3 --eos_min_negative 3"
+).split()
 
 
 @pytest.fixture
@@ -22,42 +28,6 @@ def run(capsys):
 
 
 @pytest.fixture
-def data(tiny, shared_folder):
-    """The flags that name the tiny dataset; its frame store is built once a test run."""
-    return ["--data_root_dir", tiny.root, f"--dataset_name={tiny.name}", "--cache_dir", shared_folder / "cli_stores"]
-
-
-@pytest.fixture
-def bodies(tiny):
-    """The label entry of each episode of the tiny dataset: "first half" ends in the middle, "second half" at the last step."""
-
-    def body(number, length):
-        entries = [
-            {"timestep": step, "APD_step": "first half" if step < length // 2 else "second half", "is_substep_end": end}
-            for step, end in ((step, step in (length // 2 - 1, length - 1)) for step in range(length))
-        ]
-        return {"instruction": f"Do task {number % 3}", "total_timesteps": length, "timestep_labels": entries}
-
-    return [body(number, length) for number, length in zip(tiny.numbers, tiny.lengths, strict=True)]
-
-
-@pytest.fixture
-def write_labels(tmp_path):
-    """A function (bodies, skip=()) -> path of a label file with those of the episodes that are not skipped."""
-
-    def write(bodies, skip=()):
-        tasks = {}
-        for episode, body in enumerate(bodies):
-            if episode not in skip:
-                tasks.setdefault(body["instruction"].lower().replace(" ", "_"), {})[f"episode_{episode}"] = body
-        path = tmp_path / "labels.json"
-        path.write_text(json.dumps({"libero_goal": tasks}))
-        return path
-
-    return write
-
-
-@pytest.fixture
 def refused(run):
     """A function (*argv) -> stderr of a command that must end with status 2 and no output."""
 
@@ -67,3 +37,16 @@ def refused(run):
         return err
 
     return refused
+
+
+@pytest.fixture
+def labels(write_labels, bodies):
+    """A label file for the tiny dataset."""
+    return write_labels(bodies)
+
+
+@pytest.fixture
+def trained(data, labels, tmp_path):
+    """The folder of a run of two updates."""
+    train(parse([*map(str, data), *_RUN, f"--substep_labels_path={labels}", f"--run_root_dir={tmp_path}"]))
+    return tmp_path / "run"

@@ -4,35 +4,14 @@ import functools
 
 import jax
 import numpy as np
-import pytest
 
 from eosjax.bench.cache import open_cache
 from eosjax.data.loader import EvalLoader
-from eosjax.flags import parse
 from eosjax.models.heads import EosHead
-from eosjax.training import run as train
 from eosjax.training.saved import load_run
 from eosjax.training.setup import PolicySource, open_data
 from eosjax.training.state import make_learner, split_params
 from eosjax.training.step import predict
-
-FLAGS = (
-    "--vla_path demo --use_lora False --image_aug False --batch_size 4 --num_devices 1 --val_share 0.4 --use_tensorboard False "
-    "--max_steps 2 --val_freq 2 --save_freq 2 --log_freq 2 --run_id_override run --eos_hidden_dim 8 --eos_buffer_capacity 8 "
-    "--eos_sample_positive 2 --eos_min_positive 2 --eos_sample_negative 3 --eos_min_negative 3"
-).split()
-
-
-@pytest.fixture
-def labels(write_labels, bodies):
-    return write_labels(bodies)
-
-
-@pytest.fixture
-def trained(data, labels, tmp_path):
-    """The folder of a run of two updates."""
-    train(parse([*map(str, data), *FLAGS, f"--substep_labels_path={labels}", f"--run_root_dir={tmp_path}"]))
-    return tmp_path / "run"
 
 
 def test_heads_on_the_cache_say_what_the_policy_says(run, trained, labels, tmp_path, tiny):

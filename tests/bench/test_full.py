@@ -1,0 +1,71 @@
+"""The full path on a run of a few updates: what it measures is what the checkpoints hold, and what is done is not done again."""
+
+import json
+
+import numpy as np
+import pytest
+
+from eosjax.bench import full, full_report
+from eosjax.flags import parse
+from eosjax.training.saved import load_run
+from eosjax.training.setup import PolicySource, open_data
+from eosjax.types import UserError
+
+FLAGS = (
+    "--vla_path demo --use_lora False --image_aug False --batch_size 4 --num_devices 1 --val_share 0.4 --max_steps 12 --log_freq 2 "
+    "--eos_hidden_dim 8"
+).split()
+
+
+@pytest.fixture
+def base(data, bodies, write_labels, tmp_path):
+    return parse([*map(str, data), *FLAGS, f"--substep_labels_path={write_labels(bodies)}"])
+
+
+def test_a_run_is_trained_looked_at_and_kept(base, tmp_path, monkeypatch, capsys):
+    full.compare(base, ["buffer 50"], [3], tmp_path / "out")
+    folder = tmp_path / "out" / "buffer-50-seed3"
+    result = json.loads((folder / full.RESULT).read_text())
+    assert 0 <= result["held_out"]["event/f1@2"] <= 1
+    assert result["held_out"]["exact/frame/nll"] > 0
+    end = result["buffer"]["end"]
+    assert end["age_positive"] > end["age_negative"]  # ends are rare, so that their ring turns over more slowly
+    assert end["class_from_age"] > 0.7
+    assert end["drift_positive"] > 0
+    table = capsys.readouterr().out
+    assert "| buffer 50, end |" in table
+    assert (tmp_path / "out" / "summary.md").read_text().strip() in table
+    assert (tmp_path / "out" / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+    config = full.method_config(base, "buffer 50", 3, tmp_path / "out")
+    assert (config.eos_sample_positive, config.seed, config.save_freq) == (15, 3, 1)
+    data = open_data(config, PolicySource.open(config))
+    moved = full.drifts(config, data, load_run(folder, 12), {"none": 0.0, "half": 0.5, "one": 1.0})
+    assert moved["none"] == 0
+    assert moved["half"] == pytest.approx(moved["one"] / 2)
+
+    monkeypatch.setattr(full, "run", lambda config: pytest.fail("trained again"))
+    assert full.train_and_look(config) == result
+    (folder / full.RESULT).unlink()
+    monkeypatch.setattr(full, "look", lambda config: {"again": True})
+    assert full.train_and_look(config) == {"again": True}
+
+
+def test_a_stopped_run_is_told(base, tmp_path, monkeypatch):
+    monkeypatch.setattr(full, "run", lambda config: None)
+    with pytest.raises(UserError, match="plain-BCE-seed0: stopped; the same command goes on from there"):
+        full.train_and_look(full.method_config(base, "plain BCE", 0, tmp_path))
+
+
+def test_tables_have_means_and_spreads():
+    def seed(value):
+        return {"held_out": of(full_report.HELD_OUT, value), "buffer": {when: of(full_report.BUFFER, value) for when in ("half", "end")}}
+
+    def of(columns, value):
+        return dict.fromkeys((key for _, key in columns), value)
+
+    results = {"a": [seed(0.25), seed(0.75)], "b": [{"held_out": of(full_report.HELD_OUT, None)}]}
+    held_out, buffer = full_report.held_out_table(results).splitlines(), full_report.buffer_table(results).splitlines()
+    assert held_out[2].startswith(f"| a | 0.500 ± {np.std([0.25, 0.75], ddof=1):.3f} |")
+    assert held_out[3].startswith("| b | – |")
+    assert [line.split(" | ")[0] for line in buffer[2:]] == ["| a, half", "| a, end"]
