@@ -16,38 +16,28 @@ from tqdm import tqdm
 
 from eosjax.bench.cache import Columns, check_new, fingerprint, write_cache
 from eosjax.bench.full import hidden_fn
+from eosjax.cli.trained import add_run_flags, load_with_eos, open_run_data
 from eosjax.config import TrainConfig
 from eosjax.data.loader import EvalLoader, SampleSource
-from eosjax.data.stats import stats_to_json
 from eosjax.training.checkpoint import fetch_fingerprints
-from eosjax.training.saved import SavedRun, load_run
-from eosjax.training.setup import PolicySource, RunData, open_data
+from eosjax.training.saved import SavedRun
+from eosjax.training.setup import RunData
 from eosjax.training.state import make_learner
 from eosjax.types import UserError
-
-# Where the data are may have changed since the run; what they are may not.
-_PLACES = ("data_root_dir", "dataset_specs", "substep_labels_path", "cache_dir")
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of the command."""
-    parser.add_argument("--checkpoint", type=Path, required=True, metavar="RUN", help="folder of the training run")
-    parser.add_argument("--step", type=int, metavar="N", help="which of its checkpoints (the newest)")
+    add_run_flags(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the hidden states; must be new or empty")
-    places = parser.add_argument_group("where the data are now, if not where they were (as in train.py)")
-    for name in _PLACES:
-        places.add_argument(f"--{name}", type=Path, metavar="PATH")
 
 
 def run(args: argparse.Namespace) -> int:
     """Runs the policy and writes."""
     check_new(args.out)
-    saved = load_run(args.checkpoint, args.step)
-    if not saved.config.use_eos_classification:
-        raise UserError(f"--checkpoint {args.checkpoint}: the run has no EOS head, it was trained with --use_eos_classification False")
-    config = dataclasses.replace(saved.config, **{name: path for name in _PLACES if (path := getattr(args, name)) is not None})
-    data = open_data(config, PolicySource.open(config))
-    source = all_episodes(args.checkpoint, saved, data)
+    saved = load_with_eos(args)
+    config, data = open_run_data(args, saved)
+    source = all_episodes(args.checkpoint, data)
     columns = _columns(source, data)
     shape = saved.vla_config
     size = (len(source), shape.chunk, shape.action_dim, shape.llama.width)
@@ -70,14 +60,12 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def all_episodes(run_dir: Path, saved: SavedRun, data: RunData) -> SampleSource:
+def all_episodes(run_dir: Path, data: RunData) -> SampleSource:
     """The samples of all episodes of a run, those held out included.
 
     Raises:
-      UserError: the data are not those of the run, or no episode was held out.
+      UserError: no episode was held out.
     """
-    if stats_to_json(data.mixture.stats) != saved.statistics:
-        raise UserError(f"the data are not those that {run_dir} was trained on: their statistics differ")
     if data.val is None:
         raise UserError(f"--checkpoint {run_dir}: held out no episodes (--use_val_set False), so that there are none to measure on")
     return dataclasses.replace(data.train, episodes=np.sort(np.concatenate([data.train.episodes, data.val.episodes])))

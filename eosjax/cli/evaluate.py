@@ -6,7 +6,6 @@ where a robot would plan (deployed protocol), at the operating point that is sto
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import functools
 import sys
 from html import escape
@@ -20,9 +19,9 @@ from eosjax.cli import page
 from eosjax.cli.common import table
 from eosjax.cli.event_page import figure_table, render
 from eosjax.cli.score import refuse_results, terminal, write_report
+from eosjax.cli.trained import add_run_flags, load_with_eos, open_run_data
 from eosjax.config import TrainConfig
 from eosjax.data.loader import EvalLoader, SampleSource
-from eosjax.data.stats import stats_to_json
 from eosjax.evaluation.decision import OperatingPoint, cross_fit
 from eosjax.evaluation.event_report import delay_row, event_rows
 from eosjax.evaluation.measure import NMS_WINDOW
@@ -31,29 +30,23 @@ from eosjax.evaluation.rivals import baselines_on
 from eosjax.evaluation.validate import Predictions, predict_split
 from eosjax.training.correction import selection
 from eosjax.training.parallel import DataParallel, choose_devices
-from eosjax.training.saved import SavedRun, load_run
-from eosjax.training.setup import PolicySource, RunData, open_data
+from eosjax.training.saved import SavedRun
+from eosjax.training.setup import RunData
 from eosjax.training.state import make_learner, split_params
 from eosjax.types import Batch, UserError
 
 SPLITS = ("val", "train")
-# Where the data are may have changed since the run; what they are may not.
-_PLACES = ("data_root_dir", "dataset_specs", "substep_labels_path", "cache_dir")
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of the command."""
-    parser.add_argument("--checkpoint", type=Path, required=True, metavar="RUN", help="folder of the training run")
-    parser.add_argument("--step", type=int, metavar="N", help="which of its checkpoints (the newest)")
+    add_run_flags(parser)
     parser.add_argument("--split", choices=SPLITS, default="val", help="episodes that were held out, or those of training (%(default)s)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder for the results (RUN/evaluation/STEP-SPLIT); must not have any yet")
     parser.add_argument("--threshold", type=float, metavar="P", help="probability from which a step ends a sub-step (the stored one)")
     parser.add_argument(
         "--nms", type=int, default=NMS_WINDOW, metavar="W", help="a firing rules out lower ones up to W steps away (%(default)s)"
     )
-    places = parser.add_argument_group("where the data are now, if not where they were (as in train.py)")
-    for name in _PLACES:
-        places.add_argument(f"--{name}", type=Path, metavar="PATH")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -62,17 +55,15 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--threshold: expected a probability above 0, up to 1, got {args.threshold:g}")
     if args.nms < 0:
         raise UserError(f"--nms: expected 0 steps or more, got {args.nms}")
-    saved = load_run(args.checkpoint, args.step)
+    saved = load_with_eos(args)
     point = saved.operating_point
-    if point is None:
-        raise UserError(f"--checkpoint {args.checkpoint}: the run has no EOS head, it was trained with --use_eos_classification False")
+    assert point is not None
     if args.threshold is not None:
         point = point.at(args.threshold)
     out = args.out or args.checkpoint / "evaluation" / f"{saved.step}-{args.split}"
     refuse_results(out)
-    config = dataclasses.replace(saved.config, **{name: path for name in _PLACES if (path := getattr(args, name)) is not None})
-    data = open_data(config, PolicySource.open(config))
-    source = _split(args, saved, data)
+    config, data = open_run_data(args, saved)
+    source = _split(args, data)
     found = _predict(saved, config, source)
     title = f"{args.checkpoint.name}, step {saved.step}, {args.split} split"
     without = _points_without(args, saved, data, found, point)
@@ -85,10 +76,8 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _split(args: argparse.Namespace, saved: SavedRun, data: RunData) -> SampleSource:
+def _split(args: argparse.Namespace, data: RunData) -> SampleSource:
     """The samples to judge."""
-    if stats_to_json(data.mixture.stats) != saved.statistics:
-        raise UserError(f"the data are not those that {args.checkpoint} was trained on: their statistics differ")
     source = data.val if args.split == "val" else data.train
     if source is None:
         raise UserError(f"--split val: {args.checkpoint} held out no episodes (--use_val_set False)")

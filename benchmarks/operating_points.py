@@ -1,0 +1,84 @@
+"""Does an operating point that was chosen on some episodes hold on others? The table of docs/evaluation.md, "From score to decision".
+
+    python benchmarks/operating_points.py RUN [--halvings 15]
+
+RUN: folder of a training run with held-out episodes, such as the demo's. They are halved at random; each rule chooses on one half, with and
+without the decision options, and is measured on the other in the deployed protocol. Beside it the probabilities: raw, exactly corrected,
+and calibrated on the first half.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from eosjax.bench.full import chunked_episodes
+from eosjax.config import parse_operating_rule
+from eosjax.evaluation.calibration import Calibration
+from eosjax.evaluation.decision import choose
+from eosjax.evaluation.events import MAIN_COLLAR
+from eosjax.evaluation.measure import measure_decisions
+from eosjax.evaluation.operating import option_grid
+from eosjax.evaluation.policy_report import reliability
+from eosjax.evaluation.protocols import ChunkedEpisode, Rule
+from eosjax.training.correction import exact_calibration
+from eosjax.training.saved import load_run
+from eosjax.training.setup import PolicySource, open_data
+
+RULES = ("false_alarms:0.5", "false_alarms:1", "false_alarms:2", "f1:2", "cost:1", "cost:5")
+FIGURES = ("precision", "recall", "f1", "false_alarms_per_episode")
+Halves = tuple[list[ChunkedEpisode], list[ChunkedEpisode]]
+
+
+def main() -> None:
+    """Prints both tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, metavar="RUN", help="folder of the training run")
+    parser.add_argument("--halvings", type=int, default=15, metavar="N", help="random halvings of the held-out episodes (%(default)s)")
+    args = parser.parse_args()
+    saved = load_run(args.run)
+    data = open_data(saved.config, PolicySource.open(saved.config))
+    if data.val is None:
+        parser.error(f"{args.run} held out no episodes (--use_val_set False)")
+    episodes = chunked_episodes(saved, data.val)
+    orders = [np.random.default_rng(seed).permutation(len(episodes)) for seed in range(args.halvings)]
+    halvings = [([episodes[n] for n in order[::2]], [episodes[n] for n in order[1::2]]) for order in orders]
+    ends, starts = data.train.data.labels.ends, data.train.data.episode_starts
+    options = option_grid([ends[starts[number] : starts[number + 1]] for number in data.train.episodes])
+    exact = exact_calibration(saved.config, saved.record["share_of_ends"])
+    print_rules(halvings, exact, options)
+    print_reliability(halvings, exact)
+
+
+def print_rules(halvings: Sequence[Halves], exact: Calibration, options: Sequence[Rule]) -> None:
+    """Each rule with and without decision options: figures on the other half, and the F1 on the half that it was chosen on."""
+    print("| | precision | recall | F1 | false alarms/episode | F1 where chosen |\n| --- | --- | --- | --- | --- | --- |")
+    for rule in RULES:
+        for what, tried in (("threshold alone", ()), ("with options", options)):
+            chosen_on, others = [], []
+            for first, second in halvings:
+                point = choose(first, exact, parse_operating_rule(rule), options=tried)
+                for half, found in ((first, chosen_on), (second, others)):
+                    values = measure_decisions([point.deployed(each) for each in half], replicates=0).values
+                    found.append([values[f"event/{name}@{MAIN_COLLAR}"] for name in FIGURES])
+            cells = [f"{value:.2f}" for value in (*np.nanmean(others, axis=0), np.nanmean(chosen_on, axis=0)[2])]
+            print(f"| `{rule}`, {what} | {' | '.join(cells)} |", flush=True)
+
+
+def print_reliability(halvings: Sequence[Halves], exact: Calibration) -> None:
+    """Negative log likelihood and calibration error of single chunks on the other half, by kind of probability."""
+    found = []
+    for first, second in halvings:
+        logits, ends = (np.concatenate(column) for column in zip(*(each.votes for each in first), strict=True))
+        found.append(reliability(second, exact.fit(logits, ends)))
+    print("\n| probability | negative log likelihood | calibration error |\n| --- | --- | --- |")
+    for kind in found[0]:
+        nll, ece = np.mean([each[kind] for each in found], axis=0)
+        print(f"| {kind} | {nll:.3f} | {ece:.4f} |")
+
+
+if __name__ == "__main__":
+    main()
