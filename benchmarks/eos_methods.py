@@ -5,8 +5,11 @@
                                                                                        substep_labels_output.json)
     python benchmarks/eos_methods.py --out bench --datasets libero --libero DIR       (LIBERO alone)
 
+    python benchmarks/eos_methods.py --out bench --trained                            (each method trained together with the policy)
+
 For each dataset: train a policy by its recipe with 30 % of the episodes held out, keep the hidden states of all episodes, and compare the
-methods on them. What a run that was broken off has finished is not done again.
+methods on them. With --trained: train the policy anew with each method and seed, and measure that (hours). What a run that was broken off
+has finished is not done again.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import sys
 from pathlib import Path
 
 from eosjax import cli, flags
+from eosjax.bench import full
 from eosjax.config import CONFIG_FILE
 from eosjax.training import run as train
 
@@ -25,6 +29,11 @@ RUN, CACHE, RESULTS = "run", "hidden", "results"
 SETTINGS = {
     "demo": ("demo.yaml", ("--val_share=0.3",)),
     "libero": ("libero_small.yaml", ("--val_share=0.3", "--max_steps=1500", "--num_steps_before_decay=1000", "--val_freq=500")),
+}
+# The same for policies that are trained together with each method: shorter, since there are many.
+TRAINED = {
+    "demo": ("demo.yaml", ("--val_share=0.3", "--max_steps=1500", "--num_steps_before_decay=1000")),
+    "libero": ("libero_small.yaml", ("--val_share=0.3", "--max_steps=1200", "--num_steps_before_decay=800")),
 }
 
 
@@ -54,12 +63,21 @@ def compare(dataset: str, folder: Path, places: list[str], more: list[str]) -> i
     return cli.main(["bench", "eos", "--cache", str(folder / CACHE), "--out", str(folder / RESULTS), *more])
 
 
+def compare_trained(dataset: str, folder: Path, places: list[str], seeds: int) -> None:
+    """Trains the policy anew with each method and seed, and compares."""
+    recipe, settings = TRAINED[dataset]
+    base = flags.parse(["--config_path", str(RECIPES / recipe), *settings, *places])
+    full.compare(base, list(full.FULL_METHODS), range(seeds), folder / "trained")
+
+
 def main() -> int:
     """Compares on all datasets that were asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder for everything; a folder a dataset")
     parser.add_argument("--datasets", nargs="+", choices=SETTINGS, help="(the demo, and LIBERO if --libero says where it is)")
     parser.add_argument("--libero", type=Path, metavar="DIR", help="where the LIBERO data are")
+    parser.add_argument("--seeds", type=int, default=5, metavar="N", help="runs of each method (%(default)s)")
+    parser.add_argument("--trained", action="store_true", help="train each method together with the policy")
     args, more = parser.parse_known_args()
     places = {"demo": [f"--data_root_dir={args.out / 'datasets'}"]}
     if args.libero:
@@ -68,7 +86,10 @@ def main() -> int:
     for dataset in args.datasets or places:
         if dataset not in places:
             parser.error(f"--datasets {dataset} needs --libero")
-        status = compare(dataset, args.out / dataset, places[dataset], more)
+        if args.trained:
+            compare_trained(dataset, args.out / dataset, places[dataset], args.seeds)
+            continue
+        status = compare(dataset, args.out / dataset, places[dataset], [f"--seeds={args.seeds}", *more])
         if status:
             return status
     return 0
