@@ -66,6 +66,10 @@ def load_run(run_dir: Path, step: int | None = None, *, with_base: bool = True) 
     vla_config = policy.vla_config(config, spec_for(config.mixture[0].name, config.dataset_specs))
     trained, frozen = split_params(_abstract_params(config, vla_config))
     params, record = _restore(folder, "trainable", trained)
+    if "operating_point" not in record:
+        raise CheckpointError(
+            f"{folder}: written by an earlier version, without an operating point; go on with --resume to write a new one"
+        )
     if with_base and frozen and policy.pretrained is not None:
         base = _frozen_base(policy.pretrained.load_base(vla_config, jax.device_put)[0], vla_config)
         params |= base

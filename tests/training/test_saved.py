@@ -1,5 +1,6 @@
 """The policy of a run is read back as it was saved, and nothing else is taken for it."""
 
+import json
 import shutil
 
 import chex
@@ -10,7 +11,7 @@ import pytest
 from eosjax import config as configs
 from eosjax.models.hf.pretrained import Pretrained
 from eosjax.training.checkpoint import CheckpointError
-from eosjax.training.saved import check_base, load_run
+from eosjax.training.saved import check_base, load_buffer, load_run
 from tests import saved_runs
 from tests.checkpoints import write_checkpoint
 
@@ -52,6 +53,7 @@ def test_a_policy_that_was_trained_whole(tmp_path):
     assert run.params.keys() == {"vla", "proprio_projector", "action_head"}
     chex.assert_trees_all_equal(run.params, saved.params)
     assert run.operating_point is None
+    assert load_buffer(run, saved.folder) is None
 
 
 def test_encoders_that_were_left_alone_are_read_from_the_base(tmp_path):
@@ -115,3 +117,12 @@ def test_a_damaged_checkpoint_is_named(copied):
     with pytest.raises(CheckpointError, match=r"checkpoints/20: damaged: "):
         load_run(copied)
     assert load_run(copied, 10, with_base=False).step == 10
+
+
+def test_a_checkpoint_without_an_operating_point_is_refused(copied):
+    record = copied / configs.CHECKPOINTS / "20" / "record" / "metadata"
+    content = json.loads(record.read_text())
+    del content["operating_point"]
+    record.write_text(json.dumps(content))
+    with pytest.raises(CheckpointError, match="20: written by an earlier version, without an operating point"):
+        load_run(copied)
