@@ -147,6 +147,14 @@ class TinyDataset:
     other_numbers: list[int]  # as `numbers`, of dataset "other"
 
 
+@pytest.fixture(scope="module", autouse=True)
+def compiled_programs_of_a_module_only():
+    """Programs take memory maps, of which a process has 65,530: a worker that kept those of all tests would crash in the compiler."""
+    yield
+    if jax := sys.modules.get("jax"):
+        jax.clear_caches()
+
+
 @pytest.fixture(scope="session")
 def shared_folder(tmp_path_factory) -> Path:
     """A fresh folder of this test run, the same for all workers of pytest-xdist."""
