@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from eosjax.bench import tables
 from eosjax.config import METRICS_FILE
 
 Results = Mapping[str, Sequence[Mapping[str, Any]]]  # of `full.look`, by method, one a seed
@@ -60,11 +61,8 @@ def buffer_table(results: Results) -> str:
 
 
 def _table(rows: Mapping[str, Sequence[Mapping[str, float]]], columns: Sequence[tuple[str, str]], first: str) -> str:
-    lines = ["| " + " | ".join([first, *(head for head, _ in columns)]) + " |", "| --- " * (len(columns) + 1) + "|"]
-    for name, seeds in rows.items():
-        cells = [_spread([seed[key] for seed in seeds]) for _, key in columns]
-        lines.append("| " + " | ".join([name, *cells]) + " |")
-    return "\n".join(lines)
+    body = [(name, *(_spread([seed[key] for seed in seeds]) for _, key in columns)) for name, seeds in rows.items()]
+    return tables.markdown([(first, *(head for head, _ in columns)), *body])
 
 
 def _spread(values: Sequence[float | None]) -> str:

@@ -18,10 +18,10 @@ from eosjax.evaluation.frame import FrameTable, merge_chunks
 from eosjax.evaluation.measure import Decisions, DecisionTable, Measured, ScoredEpisode, ScoreTables, bootstrap
 from eosjax.evaluation.operating import dense_sweep, deployed_sweep, pick, replay_at
 from eosjax.evaluation.protocols import Rule
+from eosjax.evaluation.rivals import CHANCE
 
 REPLICATES = 300  # of the bootstrap; each measures all seeds
 RULE = OperatingRule("f1", MAIN_COLLAR)
-CHANCE = "chance (random scores)"
 Figures = Callable[[np.ndarray], dict[str, float]]  # of weights i64 [e], how often each test episode counts
 
 

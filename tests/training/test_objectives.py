@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from eosjax import losses
 from eosjax.buffer import BalancedBuffer
+from eosjax.config import ConfigError, TrainConfig
 from eosjax.training.objectives import BufferObjective, EosRows, FreshObjective, match_intake
 
 SHARE = 0.1
@@ -69,6 +70,13 @@ def test_a_fresh_loss_is_the_mean_over_valid_rows(kind):
     assert term.state is None
     assert term.sums["true_positive"] + term.sums["false_negative"] == np.sum(np.asarray(rows.labels)[valid])
     assert term.sums["eos_updates"] == 1
+
+
+def test_every_fresh_loss_is_a_flag():
+    for kind in losses.FRESH_LOSSES:
+        assert TrainConfig(eos_loss=kind).eos_loss == kind
+    with pytest.raises(ConfigError, match=f"--eos_loss must be one of balanced_buffer, {', '.join(losses.FRESH_LOSSES)}, got other"):
+        TrainConfig(eos_loss="other")
 
 
 def test_a_fresh_loss_needs_to_know_the_share_of_ends():
