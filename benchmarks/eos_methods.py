@@ -32,7 +32,7 @@ SETTINGS = {
 }
 # The same for policies that are trained together with each method: shorter, since there are many.
 TRAINED = {
-    "demo": ("demo.yaml", ("--val_share=0.3", "--max_steps=1500", "--num_steps_before_decay=1000")),
+    "demo": ("demo.yaml", ("--val_share=0.2", "--max_steps=1200", "--num_steps_before_decay=800", "--log_freq=20")),
     "libero": ("libero_small.yaml", ("--val_share=0.3", "--max_steps=1200", "--num_steps_before_decay=800")),
 }
 

@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "eosjax"
 
 # Each layer may import from itself and from the layers before it.
 LAYERS = [
-    {"config", "flags", "types"},
+    {"compiled", "config", "flags", "types"},
     {"buffer", "losses", "data", "models"},
     {"evaluation"},
     {"training.collectives", "training.metrics", "training.objectives", "training.optim", "training.state", "training.step"},
@@ -24,6 +24,7 @@ LAYERS = [
 ]
 FORBIDDEN = {
     "data": {"jax", "flax", "optax", "orbax"},
+    "compiled": {"jax", "flax", "tensorflow", "tensorflow_datasets"},
     "config": {"jax", "flax", "tensorflow", "tensorflow_datasets"},
     "flags": {"jax", "flax", "tensorflow", "tensorflow_datasets"},
     "types": {"jax", "flax", "tensorflow", "tensorflow_datasets"},

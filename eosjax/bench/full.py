@@ -11,6 +11,7 @@ import functools
 import json
 import math
 import os
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,13 +21,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from eosjax import config as configs
-from eosjax.bench import full_report, probes
+from eosjax.bench import full_report, plots, probes
 from eosjax.config import BALANCED_BUFFER, TrainConfig
 from eosjax.data.loader import EvalLoader, SampleSource, TrainLoader
-from eosjax.evaluation.decision import OperatingPoint, choose
+from eosjax.evaluation.comparison import HEAD
+from eosjax.evaluation.comparison import compare as compare_methods
+from eosjax.evaluation.decision import OperatingPoint, cross_fit
 from eosjax.evaluation.events import MAIN_COLLAR
 from eosjax.evaluation.measure import measure_decisions, measure_scores
 from eosjax.evaluation.protocols import ChunkedEpisode
+from eosjax.evaluation.rivals import baselines_on
+from eosjax.evaluation.validate import DEPLOYED
 from eosjax.models.policies import Observation, Params, Policy
 from eosjax.training.correction import selection
 from eosjax.training.loop import run
@@ -37,16 +42,15 @@ from eosjax.types import Batch, UserError
 
 FULL_METHODS: Mapping[str, Mapping[str, Any]] = {
     "plain BCE": {"eos_loss": "bce"},
-    "pos_weight": {"eos_loss": "pos_weight"},
     "plain BCE, into the policy": {"eos_loss": "bce", "eos_backbone_grad": True},
-    "pos_weight, into the policy": {"eos_loss": "pos_weight", "eos_backbone_grad": True},
     "buffer 50": {"eos_buffer_capacity": 50},
     "buffer 500": {"eos_buffer_capacity": 500},
     "buffer 5000": {"eos_buffer_capacity": 5000},
     "buffer 500, age-matched": {"eos_buffer_capacity": 500, "eos_age_match": True},
 }
 DEFAULT = "buffer 50"
-CHECKPOINTS = 60  # of a run
+CHECKPOINTS = 60  # of a run, until it is measured: rows of a small buffer are a few updates old
+_VALIDATIONS = 6
 _PROBES = 128  # anchors whose hidden states tell how far the policy has moved
 _FRESH_BATCHES = 40
 RESULT = "bench.json"
@@ -66,7 +70,7 @@ def method_config(base: TrainConfig, method: str, seed: int, folder: Path) -> Tr
     }
     every = max(base.max_steps // CHECKPOINTS, 1)
     name = f"{method.replace(', ', '-').replace(' ', '-')}-seed{seed}"
-    frequent = {"save_freq": every, "val_freq": 5 * every, "keep_checkpoints": CHECKPOINTS + 1}
+    frequent = {"save_freq": every, "val_freq": CHECKPOINTS // _VALIDATIONS * every, "keep_checkpoints": CHECKPOINTS + 1}
     chosen = {"eos_operating_point": f"f1:{MAIN_COLLAR}"}
     run_flags = {"seed": seed, "run_root_dir": folder, "run_id_override": name, "use_tensorboard": False}
     return dataclasses.replace(base, **drawn, **chosen, **frequent, **run_flags, **FULL_METHODS[method])
@@ -74,6 +78,8 @@ def method_config(base: TrainConfig, method: str, seed: int, folder: Path) -> Tr
 
 def train_and_look(config: TrainConfig) -> dict[str, Any]:
     """Trains a run (or goes on with one that was stopped) and measures it; a run that has been measured is only read.
+
+    Of its checkpoints only the last is kept then: all of them would be half a gigabyte a run of the demo model.
 
     Raises:
       UserError: the run was stopped before its last update.
@@ -89,6 +95,8 @@ def train_and_look(config: TrainConfig) -> dict[str, Any]:
     scratch = result.with_suffix(f".{os.getpid()}")
     scratch.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
     os.replace(scratch, result)
+    for step in range(config.save_freq, config.max_steps, config.save_freq):
+        shutil.rmtree(config.run_dir / configs.CHECKPOINTS / str(step), ignore_errors=True)
     return content
 
 
@@ -100,7 +108,8 @@ def look(config: TrainConfig) -> dict[str, Any]:
     """All figures of a finished run: of its last checkpoint on held-out episodes, and of its buffer at half time and at the end."""
     data = open_data(config, PolicySource.open(config))
     saved = load_run(config.run_dir, config.max_steps)
-    content: dict[str, Any] = {"held_out": _defined(held_out_figures(saved, data))}
+    held_out = held_out_figures(saved, data)
+    content: dict[str, Any] = {"held_out": {name: _defined(figures) for name, figures in held_out.items()}}
     if config.eos_loss == BALANCED_BUFFER:
         steps = {"half": config.max_steps // (2 * config.save_freq) * config.save_freq, "end": config.max_steps}
         content["buffer"] = {when: _defined(look_at_buffer(config, data, step)) for when, step in steps.items()}
@@ -112,20 +121,27 @@ def _defined(figures: Mapping[str, float]) -> dict[str, float | None]:
     return {name: None if math.isnan(value) else value for name, value in figures.items()}
 
 
-def held_out_figures(saved: SavedRun, data: RunData) -> dict[str, float]:
-    """Figures of both protocols on every other held-out episode; calibration and thresholds are chosen on the rest."""
+def held_out_figures(saved: SavedRun, data: RunData) -> dict[str, dict[str, float]]:
+    """Figures of the head and of the rules that do not look, by name, on all held-out episodes.
+
+    What is chosen or fitted for an episode, is so on the episodes of other folds. Of the rules there are the figures of
+    `evaluation.comparison` alone; of the head also the action loss of the policy.
+    """
     assert data.val is not None
     episodes = chunked_episodes(saved, data.val)
-    point = choose(episodes[::2], *selection(saved.config, saved.record["share_of_ends"], data.train))
-    dense = measure_scores([point.dense(each) for each in episodes[1::2]], point.dense_threshold)
-    deployed = measure_decisions([point.deployed(each) for each in episodes[1::2]])
-    unfitted = OperatingPoint.unseen(point.calibration, 0.5)
-    raw = measure_scores([unfitted.dense(each) for each in episodes[1::2]], 0.5, replicates=0).values
-    return {
-        **dense.values,
-        **{f"deployed/{name}": value for name, value in deployed.values.items()},
-        **{f"exact/{name}": raw[name] for name in ("frame/nll", "frame/ece")},
-    }
+    exact, *choice = selection(saved.config, saved.record["share_of_ends"], data.train)
+    points = cross_fit(episodes, exact, *choice)
+    unfitted = [OperatingPoint.unseen(exact, saved.config.eos_threshold).dense(each) for each in episodes]
+    fitted = [point.dense(each) for point, each in zip(points, episodes, strict=True)]
+    decisions = measure_decisions([point.deployed(each) for point, each in zip(points, episodes, strict=True)], replicates=0)
+    measured = compare_methods({HEAD: unfitted, **baselines_on(data.train, data.val)}, replicates=0).measured
+    figures = {name: dict(each.values) for name, each in measured.items()}
+    figures[HEAD]["val/action_loss"] = saved.record["validation"]["val/action_loss"]
+    figures[HEAD] |= {f"{DEPLOYED}{name}": value for name, value in decisions.values.items()}
+    for kind, scored in (("exact", unfitted), ("fitted", fitted)):
+        values = measure_scores(scored, saved.config.eos_threshold, replicates=0).values
+        figures[HEAD] |= {f"{kind}/{name}": values[name] for name in ("frame/nll", "frame/ece")}
+    return figures
 
 
 def chunked_episodes(saved: SavedRun, source: SampleSource) -> list[ChunkedEpisode]:
@@ -229,9 +245,9 @@ def drifts(config: TrainConfig, data: RunData, saved: SavedRun, lags: Mapping[st
 
 
 def compare(base: TrainConfig, methods: Sequence[str], seeds: Sequence[int], folder: Path) -> None:
-    """Trains and measures all runs, and writes `summary.md` with both tables and `curves.png` of the default method; prints the tables.
+    """Trains and measures all runs, and writes `summary.md` with both tables and `curves.svg` of the default method; prints the tables.
 
-    Runs that are in the folder already are not made again, one that was stopped goes on.
+    All methods of a seed come before the next seed. Runs that are in the folder already are not made again, one that was stopped goes on.
 
     Args:
       base: the recipe.
@@ -242,11 +258,13 @@ def compare(base: TrainConfig, methods: Sequence[str], seeds: Sequence[int], fol
     Raises:
       UserError: a run was stopped before its last update.
     """
-    configs_of = {method: [method_config(base, method, seed, folder) for seed in seeds] for method in methods}
-    results = {method: [train_and_look(config) for config in runs] for method, runs in configs_of.items()}
+    configs_of = {(method, seed): method_config(base, method, seed, folder) for seed in seeds for method in methods}
+    found = {key: train_and_look(config) for key, config in configs_of.items()}
+    results = {method: [found[method, seed] for seed in seeds] for method in methods}
     tables = "\n\n".join([full_report.held_out_table(results), full_report.buffer_table(results)])
     (folder / "summary.md").write_text(tables + "\n")
-    if DEFAULT in configs_of:
-        runs = [config.run_dir for config in configs_of[DEFAULT]]
-        full_report.plot_curves(folder / "curves.png", runs, f"{base.dataset_name}, {DEFAULT}")
+    if DEFAULT in methods:
+        runs = [configs_of[DEFAULT, seed].run_dir for seed in seeds]
+        figure = full_report.curves(runs, f"{base.dataset_name}, {DEFAULT}")
+        (folder / "curves.svg").write_bytes(plots.encode(figure, "svg"))
     print(tables)

@@ -8,24 +8,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from eosjax.bench import tables
 from eosjax.config import METRICS_FILE
+from eosjax.evaluation.comparison import HEAD
 
 Results = Mapping[str, Sequence[Mapping[str, Any]]]  # of `full.look`, by method, one a seed
 
 HELD_OUT = (
-    ("event AP@2", "event/ap@2"),
-    ("event F1@2", "event/f1@2"),
-    ("deployed F1@2", "deployed/event/f1@2"),
+    ("event AP ±2", "event/ap@2"),
+    ("F1 ±2", "event/f1@2"),
     ("frame AP", "frame/average_precision"),
+    ("deployed F1 ±2", "deployed/event/f1@2"),
     ("NLL, exact", "exact/frame/nll"),
-    ("NLL, fitted", "frame/nll"),
+    ("NLL, fitted", "fitted/frame/nll"),
     ("ECE, exact", "exact/frame/ece"),
-    ("ECE, fitted", "frame/ece"),
+    ("ECE, fitted", "fitted/frame/ece"),
+    ("action loss", "val/action_loss"),
 )
+REFERENCE = "plain BCE"
+PAIRED = ("event/ap@2", "event AP ±2 above plain BCE, seed by seed")
 BUFFER = (
     ("age of ends", "age_positive"),
     ("age of others", "age_negative"),
@@ -44,9 +47,28 @@ CURVES = (
 
 
 def held_out_table(results: Results) -> str:
-    """Markdown: a row a method, mean ± standard deviation over its seeds."""
-    rows = {method: [each["held_out"] for each in seeds] for method, seeds in results.items()}
-    return _table(rows, HELD_OUT, first="method")
+    """Markdown: a row for each method, then one for each rule that does not look; mean ± standard deviation over the seeds.
+
+    With the reference among the methods the last column has the difference from it. A seed chooses the held-out episodes and the
+    weights at the start of all methods, so that differences of the same seed vary less than what they are taken of.
+    """
+    figures = {method: [each["held_out"][HEAD] for each in seeds] for method, seeds in results.items()}
+    first = next(iter(results.values()))
+    rules = {name: [each["held_out"][name] for each in first] for name in first[0]["held_out"] if name != HEAD}
+    columns = list(HELD_OUT)
+    if REFERENCE in figures:
+        key, title = PAIRED
+        for method, seeds in figures.items():
+            if method != REFERENCE:
+                figures[method] = [
+                    {**each, title: _difference(each[key], at[key])} for each, at in zip(seeds, figures[REFERENCE], strict=True)
+                ]
+        columns.append((title, title))
+    return _table({**figures, **rules}, columns, first="method")
+
+
+def _difference(value: float | None, reference: float | None) -> float | None:
+    return None if value is None or reference is None else value - reference
 
 
 def buffer_table(results: Results) -> str:
@@ -60,8 +82,8 @@ def buffer_table(results: Results) -> str:
     return _table(rows, BUFFER, first="method, when")
 
 
-def _table(rows: Mapping[str, Sequence[Mapping[str, float]]], columns: Sequence[tuple[str, str]], first: str) -> str:
-    body = [(name, *(_spread([seed[key] for seed in seeds]) for _, key in columns)) for name, seeds in rows.items()]
+def _table(rows: Mapping[str, Sequence[Mapping[str, float | None]]], columns: Sequence[tuple[str, str]], first: str) -> str:
+    body = [(name, *(_spread([seed.get(key) for seed in seeds]) for _, key in columns)) for name, seeds in rows.items()]
     return tables.markdown([(first, *(head for head, _ in columns)), *body])
 
 
@@ -74,11 +96,10 @@ def _spread(values: Sequence[float | None]) -> str:
     return f"{np.nanmean(numbers):.{digits}f}{spread}"
 
 
-def plot_curves(path: Path, runs: Sequence[Path], title: str) -> None:
-    """Writes a PNG of the losses and of event F1 over training: mean over the runs, and the band between the lowest and the highest.
+def curves(runs: Sequence[Path], title: str) -> Figure:
+    """The losses and event F1 over training: mean over the runs, and the band between the lowest and the highest.
 
     Args:
-      path: file to write.
       runs: folders of runs that differ in their seed only.
       title: above the plots.
     """
@@ -92,7 +113,7 @@ def plot_curves(path: Path, runs: Sequence[Path], title: str) -> None:
         axes.set(title=what, xlabel="update", ylim=(0, None))
         axes.legend(fontsize="small")
     figure.suptitle(f"{title}: mean and range of {len(runs)} seed(s)")
-    FigureCanvasAgg(figure).print_png(str(path))
+    return figure
 
 
 def _curve(runs: Sequence[Sequence[Mapping[str, float]]], name: str) -> tuple[np.ndarray, np.ndarray]:

@@ -6,11 +6,12 @@ memory. All arithmetic is in float32; a Python float would widen it, hence the n
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+import functools
+from typing import NamedTuple
 
-import numba
 import numpy as np
+
+from eosjax.compiled import compiled
 
 CROP_AREA = 0.9  # share of the image that a crop keeps
 _CROP_SIDE = float(np.sqrt(CROP_AREA))
@@ -27,12 +28,8 @@ class Taps(NamedTuple):
     weights: np.ndarray  # f32 [m c]
 
 
-def _compiled(function: Callable[..., Any]) -> Any:
-    """Compiles at the first call, without regard to NaN and infinity, which no picture holds: that allows to vectorise."""
-    try:
-        return numba.njit(function, cache=True, nogil=True, fastmath=True, error_model="numpy")
-    except RuntimeError:  # neither beside this file nor below the home directory may anything be written: compiled by each process
-        return numba.njit(function, nogil=True, fastmath=True, error_model="numpy")
+# Without regard to NaN and infinity, which no picture holds: that allows to vectorise.
+_compiled = functools.partial(compiled, fastmath=True, error_model="numpy")
 
 
 @_compiled

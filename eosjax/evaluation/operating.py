@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from eosjax.compiled import compiled
 from eosjax.config import OperatingRule
 from eosjax.evaluation.events import MAIN_COLLAR, candidates, hits
 from eosjax.evaluation.measure import NMS_WINDOW, ScoredEpisode
@@ -138,7 +139,7 @@ def dense_sweep(episodes: Sequence[ScoredEpisode], collar: int, window: int = NM
 
 
 def replay_at(scores: np.ndarray, thresholds: np.ndarray, options: Rule) -> np.ndarray:
-    """What `protocols.replay` fires at each of many thresholds, step by step for all of them at once.
+    """What `protocols.replay` fires at each of many thresholds.
 
     Args:
       scores: f64 [t, k], of every anchor of an episode.
@@ -148,19 +149,25 @@ def replay_at(scores: np.ndarray, thresholds: np.ndarray, options: Rule) -> np.n
     Returns:
       bool [n, t].
     """
+    return _replay(np.asarray(scores, np.float64), thresholds, options.debounce, options.min_steps, options.time_out or 0)
+
+
+@compiled
+def _replay(scores: np.ndarray, thresholds: np.ndarray, debounce: int, min_steps: int, time_out: int) -> np.ndarray:
     length, chunk = scores.shape
-    fired = np.zeros((length, thresholds.size), bool)
-    anchor, steps, crossings = np.zeros((3, thresholds.size), np.int64)
-    for step in range(length):
-        steps += 1
-        crossings = (crossings + 1) * (scores[anchor, step - anchor] >= thresholds)
-        ended = (crossings >= options.debounce) & (steps >= options.min_steps)
-        if options.time_out is not None:
-            ended |= steps == options.time_out
-        fired[step] = ended
-        anchor[ended | (step - anchor == chunk - 1)] = step + 1
-        steps[ended] = crossings[ended] = 0
-    return fired.T
+    fired = np.zeros((thresholds.size, length), np.bool_)
+    for row, threshold in enumerate(thresholds):
+        anchor = steps = crossings = 0
+        for step in range(length):
+            steps += 1
+            crossings = crossings + 1 if scores[anchor, step - anchor] >= threshold else 0
+            ended = (crossings >= debounce and steps >= min_steps) or steps == time_out  # never at 0
+            fired[row, step] = ended
+            if ended:
+                steps = crossings = 0
+            if ended or step - anchor == chunk - 1:
+                anchor = step + 1
+    return fired
 
 
 def count_hits(fired: np.ndarray, true: np.ndarray, collar: int) -> np.ndarray:

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from eosjax.bench import full, full_report
+from eosjax.evaluation.baselines import ORACLE
+from eosjax.evaluation.comparison import HEAD
 from eosjax.flags import parse
 from eosjax.training.saved import load_run
 from eosjax.training.setup import PolicySource, open_data
@@ -26,8 +28,11 @@ def test_a_run_is_trained_looked_at_and_kept(base, tmp_path, monkeypatch, capsys
     full.compare(base, ["buffer 50"], [3], tmp_path / "out")
     folder = tmp_path / "out" / "buffer-50-seed3"
     result = json.loads((folder / full.RESULT).read_text())
-    assert 0 <= result["held_out"]["event/f1@2"] <= 1
-    assert result["held_out"]["exact/frame/nll"] > 0
+    head = result["held_out"][HEAD]
+    assert 0 <= head["event/f1@2"] <= 1
+    assert head["exact/frame/nll"] > 0
+    assert {key for _, key in full_report.HELD_OUT} <= set(head)
+    assert result["held_out"][ORACLE]["event/ap@2"] == 1
     end = result["buffer"]["end"]
     assert end["age_positive"] > end["age_negative"]  # ends are rare, so that their ring turns over more slowly
     assert end["class_from_age"] > 0.7
@@ -35,15 +40,11 @@ def test_a_run_is_trained_looked_at_and_kept(base, tmp_path, monkeypatch, capsys
     table = capsys.readouterr().out
     assert "| buffer 50, end |" in table
     assert (tmp_path / "out" / "summary.md").read_text().strip() in table
-    assert (tmp_path / "out" / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert b"<svg" in (tmp_path / "out" / "curves.svg").read_bytes()
+    assert [path.name for path in (folder / "checkpoints").glob("[0-9]*")] == ["12"]
 
     config = full.method_config(base, "buffer 50", 3, tmp_path / "out")
     assert (config.eos_sample_positive, config.seed, config.save_freq) == (15, 3, 1)
-    data = open_data(config, PolicySource.open(config))
-    moved = full.drifts(config, data, load_run(folder, 12), {"none": 0.0, "half": 0.5, "one": 1.0})
-    assert moved["none"] == 0
-    assert moved["half"] == pytest.approx(moved["one"] / 2)
-
     monkeypatch.setattr(full, "run", lambda config: pytest.fail("trained again"))
     assert full.train_and_look(config) == result
     (folder / full.RESULT).unlink()
@@ -57,15 +58,28 @@ def test_a_stopped_run_is_told(base, tmp_path, monkeypatch):
         full.train_and_look(full.method_config(base, "plain BCE", 0, tmp_path))
 
 
+def test_drift_is_interpolated_between_checkpoints(base, tmp_path):
+    config = full.method_config(base, "buffer 50", 3, tmp_path / "out")
+    full.run(config)
+    data = open_data(config, PolicySource.open(config))
+    moved = full.drifts(config, data, load_run(config.run_dir, 12), {"none": 0.0, "half": 0.5, "one": 1.0})
+    assert moved["none"] == 0
+    assert moved["one"] > 0
+    assert moved["half"] == pytest.approx(moved["one"] / 2)
+
+
 def test_tables_have_means_and_spreads():
+    def figures(value):
+        return dict.fromkeys((key for _, key in full_report.HELD_OUT), value)
+
     def seed(value):
-        return {"held_out": of(full_report.HELD_OUT, value), "buffer": {when: of(full_report.BUFFER, value) for when in ("half", "end")}}
+        buffer = dict.fromkeys((key for _, key in full_report.BUFFER), value)
+        return {"held_out": {HEAD: figures(value), "rule": {"event/ap@2": 1.0}}, "buffer": dict.fromkeys(("half", "end"), buffer)}
 
-    def of(columns, value):
-        return dict.fromkeys((key for _, key in columns), value)
-
-    results = {"a": [seed(0.25), seed(0.75)], "b": [{"held_out": of(full_report.HELD_OUT, None)}]}
+    results = {"a": [seed(0.25), seed(0.75)], full_report.REFERENCE: [seed(0.0), seed(0.5)], "b": [seed(None), seed(None)]}
     held_out, buffer = full_report.held_out_table(results).splitlines(), full_report.buffer_table(results).splitlines()
     assert held_out[2].startswith(f"| a | 0.500 ± {np.std([0.25, 0.75], ddof=1):.3f} |")
-    assert held_out[3].startswith("| b | – |")
-    assert [line.split(" | ")[0] for line in buffer[2:]] == ["| a, half", "| a, end"]
+    assert held_out[2].endswith("| 0.250 ± 0.000 |")  # above the reference, seed by seed
+    assert held_out[4].startswith("| b | – |")
+    assert held_out[5].startswith("| rule | 1.000 ± 0.000 | – |")
+    assert [line.split(" | ")[0] for line in buffer[2:4]] == ["| a, half", "| a, end"]
