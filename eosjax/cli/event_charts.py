@@ -82,8 +82,12 @@ def _thinned(xs: np.ndarray, ys: np.ndarray) -> tuple[list[float], np.ndarray]:
 
 
 def timeline(shown: Shown, threshold: float) -> str:
-    """An episode over its steps, 1000 x 200: the score, the threshold, the true ends within their collar, and what fired."""
+    """An episode over its steps, 1000 x 200: the score, the threshold, the true ends within their collar, and what fired.
+
+    The scale ends a little above the highest score and the threshold: probabilities of rare ends are low.
+    """
     width, height, left, right, top, bottom = 1000, 200, 46, 986, 30, 164
+    highest = min(1.1 * max(float(shown.episode.scores.max()), threshold, 0.01), 1.0)
     steps = shown.episode.scores.size
     scale = (right - left) / steps
 
@@ -91,7 +95,7 @@ def timeline(shown: Shown, threshold: float) -> str:
         return left + (step + 0.5) * scale
 
     def y(score: float) -> float:
-        return bottom - (bottom - top) * score
+        return bottom - (bottom - top) * min(score / highest, 1.0)
 
     parts = [svg.line(left, bottom, right, bottom, "axis"), svg.line(left, y(threshold), right, y(threshold), "guide")]
     missed = set(shown.misses.tolist())
@@ -107,7 +111,7 @@ def timeline(shown: Shown, threshold: float) -> str:
     for step in shown.fired.tolist():
         name = f"fired at {step}" + (", a false alarm" if step in false_alarms else "")
         parts.append(svg.dot(x(step), y(float(shown.episode.scores[step])), 4.5, "false" if step in false_alarms else "hit", name))
-    parts += [svg.text(left - 6, top + 8, "1", "end"), svg.text(left - 6, bottom, "0", "end")]
+    parts += [svg.text(left - 6, top + 8, f"{highest:.2g}", "end"), svg.text(left - 6, bottom, "0", "end")]
     parts += [svg.text(x(step), bottom + 18, str(step), "middle") for step in svg.ticks(steps)]
     parts.append(svg.text(left - 12, bottom + 18, "step", "end"))
     return svg.drawing(width, height, f"scores and ends of episode {shown.episode.name}", "".join(parts))
