@@ -129,8 +129,8 @@ def held_out_figures(saved: SavedRun, data: RunData) -> dict[str, dict[str, floa
     """
     assert data.val is not None
     episodes = chunked_episodes(saved, data.val)
-    exact, *choice = selection(saved.config, saved.record["share_of_ends"], data.train)
-    points = cross_fit(episodes, exact, *choice)
+    choice = selection(saved.config, saved.record["share_of_ends"], data.train)
+    exact, points = choice[0], cross_fit(episodes, *choice)
     unfitted = [OperatingPoint.unseen(exact, saved.config.eos_threshold).dense(each) for each in episodes]
     fitted = [point.dense(each) for point, each in zip(points, episodes, strict=True)]
     decisions = measure_decisions([point.deployed(each) for point, each in zip(points, episodes, strict=True)], replicates=0)
