@@ -15,6 +15,7 @@ import dataclasses
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
@@ -73,10 +74,12 @@ def scores(train: SampleSource) -> dict[str, np.ndarray]:
         "state, sub-step: trees": boosted_scores(np.column_stack([data.proprio, place]), ends, fitted),
     }
     for epochs in EPOCHS:
-        network = MLPClassifier((256, 128), alpha=1e-3, max_iter=epochs, batch_size=128, random_state=0)
+        settings: dict[str, Any] = {"alpha": 1e-3, "max_iter": epochs, "batch_size": 128, "random_state": 0}
+        network = MLPClassifier((256, 128), **settings)
         with threadpool_limits(1), warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # so many epochs are meant
-            found[f"state, sub-step: a network, {epochs} epochs"] = network.fit(now[fitted], ends[fitted]).predict_proba(now)[:, 1]
+            said = np.asarray(network.fit(now[fitted], ends[fitted]).predict_proba(now))
+        found[f"state, sub-step: a network, {epochs} epochs"] = said[:, 1]
     return found
 
 
