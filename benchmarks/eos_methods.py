@@ -79,6 +79,8 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=5, metavar="N", help="runs of each method (%(default)s)")
     parser.add_argument("--trained", action="store_true", help="train each method together with the policy")
     args, more = parser.parse_known_args()
+    if args.trained and more:
+        parser.error(f"unknown with --trained: {' '.join(more)}")
     places = {"demo": [f"--data_root_dir={args.out / 'datasets'}"]}
     if args.libero:
         labels = args.libero / "substep_labels_output.json"

@@ -50,7 +50,7 @@ def held_out_table(results: Results) -> str:
     """Markdown: a row for each method, then one for each rule that does not look; mean ± standard deviation over the seeds.
 
     With the reference among the methods the last column has the difference from it. A seed chooses the held-out episodes and the
-    weights at the start of all methods, so that differences of the same seed vary less than what they are taken of.
+    weights at the start of all methods, so that differences of the same seed do not depend on how hard its episodes are.
     """
     figures = {method: [each["held_out"][HEAD] for each in seeds] for method, seeds in results.items()}
     first = next(iter(results.values()))

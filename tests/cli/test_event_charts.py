@@ -19,4 +19,5 @@ def test_the_scale_ends_above_scores_and_threshold(highest, threshold, scale):
     line = re.search(r'<polyline[^>]*points="([^"]*)"', drawing)
     assert line
     heights = [float(point.split(",")[1]) for point in line[1].split()]
-    assert 30 <= min(heights) <= max(heights) <= 164
+    assert heights[0] == pytest.approx(164)
+    assert min(heights) == pytest.approx(164 - 134 * highest / float(scale), abs=0.1)

@@ -161,9 +161,10 @@ def without_key_biases(trainable):
     return {jax.tree_util.keystr(path): leaf for path, leaf in leaves if "['qkv']['bias']" not in jax.tree_util.keystr(path)}
 
 
-# Adam turns the rounding of a sum into steps of its own: a diffusion policy drifts apart beyond the tolerance within ten updates.
+# Adam turns the rounding of a sum into steps of its own, on some processors more than on others: after ten updates of regression or five
+# of diffusion runs were seen apart by 0.0003 and 0.006. A batch that is split wrongly shows in the first update.
 @pytest.mark.parametrize(
-    ("devices", "kind", "updates"), [(2, "regression", 10), (4, "regression", 10), (2, "diffusion", 5), (2, "tokens", 10)]
+    ("devices", "kind", "updates"), [(2, "regression", 4), (4, "regression", 4), (2, "diffusion", 2), (2, "tokens", 4)]
 )
 def test_devices_do_not_change_the_run(batches, devices, kind, updates):
     results = []
