@@ -162,8 +162,8 @@ def without_key_biases(trainable):
     return {jax.tree_util.keystr(path): leaf for path, leaf in leaves if "['qkv']['bias']" not in jax.tree_util.keystr(path)}
 
 
-# Adam turns the rounding of a sum into steps of its own where a gradient is nearly 0, on some processors more than on others: thus few updates,
-# and parameters are compared as a whole. A batch that is split wrongly leads elsewhere.
+# Adam turns the rounding of a sum into steps of its own where a gradient is nearly 0, on some processors more than on others: thus
+# few updates, and parameters are compared as a whole. A batch that is split wrongly leads elsewhere.
 @pytest.mark.parametrize(
     ("devices", "kind", "updates"), [(2, "regression", 4), (4, "regression", 4), (2, "diffusion", 2), (2, "tokens", 4)]
 )
