@@ -18,7 +18,7 @@ import numpy as np
 from eosjax.bench.full import chunked_episodes
 from eosjax.config import parse_operating_rule
 from eosjax.evaluation.calibration import Calibration
-from eosjax.evaluation.decision import choose
+from eosjax.evaluation.decision import Selection, choose
 from eosjax.evaluation.events import MAIN_COLLAR
 from eosjax.evaluation.measure import measure_decisions
 from eosjax.evaluation.operating import option_grid
@@ -60,7 +60,7 @@ def print_rules(halvings: Sequence[Halves], exact: Calibration, options: Sequenc
         for what, tried in (("threshold alone", ()), ("with options", options)):
             chosen_on, others = [], []
             for first, second in halvings:
-                point = choose(first, exact, parse_operating_rule(rule), options=tried)
+                point = choose(first, Selection(exact, parse_operating_rule(rule), options=tried))
                 for half, found in ((first, chosen_on), (second, others)):
                     values = measure_decisions([point.deployed(each) for each in half], replicates=0).values
                     found.append([values[f"event/{name}@{MAIN_COLLAR}"] for name in FIGURES])

@@ -49,7 +49,7 @@ FULL_METHODS: Mapping[str, Mapping[str, Any]] = {
     "buffer 500, age-matched": {"eos_buffer_capacity": 500, "eos_age_match": True},
 }
 DEFAULT = "buffer 50"
-CHECKPOINTS = 60  # of a run, until it is measured: rows of a small buffer are a few updates old
+SAVES = 60  # of a run, kept until it is measured: rows of a small buffer are a few updates old
 _VALIDATIONS = 6
 _PROBES = 128  # anchors whose hidden states tell how far the policy has moved
 _FRESH_BATCHES = 40
@@ -68,9 +68,9 @@ def method_config(base: TrainConfig, method: str, seed: int, folder: Path) -> Tr
     drawn = {
         name: getattr(TrainConfig, name) for name in ("eos_sample_positive", "eos_sample_negative", "eos_min_positive", "eos_min_negative")
     }
-    every = max(base.max_steps // CHECKPOINTS, 1)
+    every = max(base.max_steps // SAVES, 1)
     name = f"{method.replace(', ', '-').replace(' ', '-')}-seed{seed}"
-    frequent = {"save_freq": every, "val_freq": CHECKPOINTS // _VALIDATIONS * every, "keep_checkpoints": CHECKPOINTS + 1}
+    frequent = {"save_freq": every, "val_freq": SAVES // _VALIDATIONS * every, "keep_checkpoints": SAVES + 1}
     chosen = {"eos_operating_point": f"f1:{MAIN_COLLAR}"}
     run_flags = {"seed": seed, "run_root_dir": folder, "run_id_override": name, "use_tensorboard": False}
     return dataclasses.replace(base, **drawn, **chosen, **frequent, **run_flags, **FULL_METHODS[method])
@@ -85,19 +85,21 @@ def train_and_look(config: TrainConfig) -> dict[str, Any]:
       UserError: the run was stopped before its last update.
     """
     result = config.run_dir / RESULT
-    if result.is_file():
-        return json.loads(result.read_text())
+    if not result.is_file():
+        _train(config)
+        scratch = result.with_suffix(f".{os.getpid()}")
+        scratch.write_text(json.dumps(look(config), indent=1, allow_nan=False) + "\n")
+        os.replace(scratch, result)
+    for step in range(config.save_freq, config.max_steps, config.save_freq):
+        shutil.rmtree(config.run_dir / configs.CHECKPOINTS / str(step), ignore_errors=True)
+    return json.loads(result.read_text())
+
+
+def _train(config: TrainConfig) -> None:
     if not _finished(config):
         run(dataclasses.replace(config, resume=(config.run_dir / configs.CONFIG_FILE).is_file()))
         if not _finished(config):
             raise UserError(f"{config.run_dir}: stopped; the same command goes on from there")
-    content = look(config)
-    scratch = result.with_suffix(f".{os.getpid()}")
-    scratch.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
-    os.replace(scratch, result)
-    for step in range(config.save_freq, config.max_steps, config.save_freq):
-        shutil.rmtree(config.run_dir / configs.CHECKPOINTS / str(step), ignore_errors=True)
-    return content
 
 
 def _finished(config: TrainConfig) -> bool:
@@ -129,9 +131,9 @@ def held_out_figures(saved: SavedRun, data: RunData) -> dict[str, dict[str, floa
     """
     assert data.val is not None
     episodes = chunked_episodes(saved, data.val)
-    choice = selection(saved.config, saved.record["share_of_ends"], data.train)
-    exact, points = choice[0], cross_fit(episodes, *choice)
-    unfitted = [OperatingPoint.unseen(exact, saved.config.eos_threshold).dense(each) for each in episodes]
+    how = selection(saved.config, saved.record["share_of_ends"], data.train)
+    points = cross_fit(episodes, how)
+    unfitted = [OperatingPoint.unseen(how.exact, saved.config.eos_threshold).dense(each) for each in episodes]
     fitted = [point.dense(each) for point, each in zip(points, episodes, strict=True)]
     decisions = measure_decisions([point.deployed(each) for point, each in zip(points, episodes, strict=True)], replicates=0)
     measured = compare_methods({HEAD: unfitted, **baselines_on(data.train, data.val)}, replicates=0).measured

@@ -117,11 +117,7 @@ def curves(runs: Sequence[Path], title: str) -> Figure:
 
 
 def _curve(runs: Sequence[Sequence[Mapping[str, float]]], name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Steps i64 [n] and values f64 [runs, n] of a column, where every run has it; what is not defined counts as 0."""
-    found = [{int(row["step"]): float(row.get(name) or 0.0) for row in rows if _of(name) in {_of(key) for key in row}} for rows in runs]
+    """Steps i64 [n] and values f64 [runs, n] of a column, where it is defined in every run."""
+    found = [{int(row["step"]): float(row[name]) for row in rows if row.get(name) is not None} for rows in runs]
     steps = sorted(set.intersection(*(set(each) for each in found)))
     return np.array(steps), np.array([[each[step] for step in steps] for each in found])
-
-
-def _of(name: str) -> str:
-    return name.split("/")[0]

@@ -104,7 +104,7 @@ def _points_without(
     """For each episode a point that was chosen without it; none where the episodes had no part in the choice, or are too few."""
     if args.split != "val" or args.threshold is not None or not point.episodes or len(found.episodes) < 2:
         return []
-    return cross_fit(found.episodes, *selection(saved.config, saved.record["share_of_ends"], data.train))
+    return cross_fit(found.episodes, selection(saved.config, saved.record["share_of_ends"], data.train))
 
 
 def _terminal(report: PolicyReport) -> str:

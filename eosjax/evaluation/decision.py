@@ -80,57 +80,56 @@ class OperatingPoint:
         return f"{threshold}, {how}; calibration {self.calibration.note}"
 
 
-def choose(
-    episodes: Sequence[ChunkedEpisode],
-    exact: Calibration,
-    rule: OperatingRule,
-    threshold: float = 0.5,
-    options: Sequence[Rule] = (),
-) -> OperatingPoint:
+@dataclasses.dataclass(frozen=True)
+class Selection:
+    """How an operating point is chosen.
+
+    Attributes:
+      exact: what is known from how the head was trained.
+      rule: what is best.
+      threshold: probability to take with the rule `fixed`.
+      options: decision options to choose among, too (see `operating.option_grid`); none for a threshold alone.
+    """
+
+    exact: Calibration
+    rule: OperatingRule
+    threshold: float = 0.5
+    options: Sequence[Rule] = ()
+
+
+def choose(episodes: Sequence[ChunkedEpisode], how: Selection) -> OperatingPoint:
     """Fits the calibration on held-out episodes, and chooses where to operate.
 
     The calibration is fitted to what single chunks say about their steps, since that is what a running policy goes by.
 
     Args:
       episodes: held out, at least one.
-      exact: what is known from how the head was trained.
-      rule: what is best.
-      threshold: probability to take with the rule `fixed`.
-      options: decision options to choose among, too (see `operating.option_grid`); none for a threshold alone.
+      how: what is fitted, and picked by which rule.
     """
     logits, ends = (np.concatenate(column) for column in zip(*(each.votes for each in episodes), strict=True))
-    calibration = exact.fit(logits, ends, distinct=int(sum(each.ends.sum() for each in episodes)))
-    point = OperatingPoint(calibration, Rule(threshold), threshold, threshold, str(rule), len(episodes))
-    if rule.kind == "fixed":
+    calibration = how.exact.fit(logits, ends, distinct=int(sum(each.ends.sum() for each in episodes)))
+    point = OperatingPoint(calibration, Rule(how.threshold), how.threshold, how.threshold, str(how.rule), len(episodes))
+    if how.rule.kind == "fixed":
         return point
     scores = [point.calibration.probabilities(each.logits) for each in episodes]
     truth = [each.ends for each in episodes]
-    plain = tune(scores, truth, rule, [Rule(threshold)])
-    chosen = tune(scores, truth, rule, options) if options else plain
-    dense = pick(dense_sweep([point.dense(each) for each in episodes], collar_of(rule)), rule).threshold
+    plain = tune(scores, truth, how.rule, [Rule(how.threshold)])
+    chosen = tune(scores, truth, how.rule, how.options) if how.options else plain
+    dense = pick(dense_sweep([point.dense(each) for each in episodes], collar_of(how.rule)), how.rule).threshold
     return dataclasses.replace(point, rule=chosen, plain_threshold=plain.threshold, dense_threshold=dense)
 
 
-def cross_fit(
-    episodes: Sequence[ChunkedEpisode],
-    exact: Calibration,
-    rule: OperatingRule,
-    threshold: float = 0.5,
-    options: Sequence[Rule] = (),
-    folds: int = FOLDS,
-) -> list[OperatingPoint]:
+def cross_fit(episodes: Sequence[ChunkedEpisode], how: Selection, folds: int = FOLDS) -> list[OperatingPoint]:
     """For each episode a point that was chosen without it: what the others say, fold by fold.
 
     Figures at these points tell what the choice promises for new episodes; those at the point that saw all of them are a little better.
 
     Args:
-      episodes, exact, rule, threshold, options: as in `choose`; at least two episodes.
+      episodes: held out, at least two.
+      how: as in `choose`.
       folds: at most as many as episodes are made; an episode is in fold number modulo folds.
     """
     folds = min(folds, len(episodes))
     fold_of = np.arange(len(episodes)) % folds
-    points = [
-        choose([each for each, at in zip(episodes, fold_of, strict=True) if at != fold], exact, rule, threshold, options)
-        for fold in range(folds)
-    ]
+    points = [choose([each for each, at in zip(episodes, fold_of, strict=True) if at != fold], how) for fold in range(folds)]
     return [points[fold] for fold in fold_of.tolist()]

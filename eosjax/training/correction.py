@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from eosjax.config import BALANCED_BUFFER, OperatingRule, TrainConfig
+from eosjax.config import BALANCED_BUFFER, TrainConfig
 from eosjax.data.loader import SampleSource
 from eosjax.evaluation.calibration import Calibration, adjustment_shift, prior_shift, weight_shift
+from eosjax.evaluation.decision import Selection
 from eosjax.evaluation.operating import option_grid
 from eosjax.evaluation.protocols import Rule
 from eosjax.losses import FOCAL_GAMMA
@@ -38,8 +39,8 @@ def exact_calibration(config: TrainConfig, share_of_ends: float) -> Calibration:
             return Calibration(shift=drawn)
 
 
-def selection(config: TrainConfig, share_of_ends: float, train: SampleSource) -> tuple[Calibration, OperatingRule, float, Sequence[Rule]]:
-    """How the operating point of a run is chosen: the arguments of `eosjax.evaluation.decision.choose` behind the episodes.
+def selection(config: TrainConfig, share_of_ends: float, train: SampleSource) -> Selection:
+    """How the operating point of a run is chosen.
 
     Args:
       config, share_of_ends: as in `exact_calibration`.
@@ -49,4 +50,4 @@ def selection(config: TrainConfig, share_of_ends: float, train: SampleSource) ->
     if config.eos_tune_decision:
         ends, starts = train.data.labels.ends, train.data.episode_starts
         options = option_grid([ends[starts[number] : starts[number + 1]] for number in train.episodes])
-    return exact_calibration(config, share_of_ends), config.operating_rule, config.eos_threshold, options
+    return Selection(exact_calibration(config, share_of_ends), config.operating_rule, config.eos_threshold, options)

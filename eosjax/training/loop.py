@@ -263,7 +263,7 @@ class _Trainer:
 
     def _choose(self, episodes: list[ChunkedEpisode]) -> OperatingPoint:
         """Where to operate, from what the head says of the held-out episodes."""
-        return choose(episodes, *selection(self.config, self.share, self.data.train))
+        return choose(episodes, selection(self.config, self.share, self.data.train))
 
     def _save(self, step: int, validation: _Validation | None) -> None:
         """Saves behind everything that was logged up to here, so that a resumed run has the same lines."""

@@ -46,7 +46,10 @@ def test_a_run_is_trained_looked_at_and_kept(base, tmp_path, monkeypatch, capsys
     config = full.method_config(base, "buffer 50", 3, tmp_path / "out")
     assert (config.eos_sample_positive, config.seed, config.save_freq) == (15, 3, 1)
     monkeypatch.setattr(full, "run", lambda config: pytest.fail("trained again"))
+    half_removed = folder / "checkpoints" / "5"  # by a run that was killed while it cleaned up
+    half_removed.mkdir()
     assert full.train_and_look(config) == result
+    assert not half_removed.exists()
     (folder / full.RESULT).unlink()
     monkeypatch.setattr(full, "look", lambda config: {"again": True})
     assert full.train_and_look(config) == {"again": True}
@@ -56,6 +59,15 @@ def test_a_stopped_run_is_told(base, tmp_path, monkeypatch):
     monkeypatch.setattr(full, "run", lambda config: None)
     with pytest.raises(UserError, match="plain-BCE-seed0: stopped; the same command goes on from there"):
         full.train_and_look(full.method_config(base, "plain BCE", 0, tmp_path))
+
+
+def test_curves_show_the_steps_that_all_seeds_have(tmp_path):
+    for seed, values in enumerate(([None, 1.0, 2.0], [5.0, 3.0, 6.0])):
+        rows = [{"step": step, "train/eos_loss": value} for step, value in enumerate(values)]
+        (tmp_path / str(seed)).mkdir()
+        (tmp_path / str(seed) / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*rows, {"step": 2, "val/x": 1.0}]))
+    line = full_report.curves([tmp_path / "0", tmp_path / "1"], "title").axes[1].lines[0]
+    assert (list(line.get_xdata()), list(line.get_ydata())) == ([1, 2], [2.0, 4.0])
 
 
 def test_drift_is_interpolated_between_checkpoints(base, tmp_path):

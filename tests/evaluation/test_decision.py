@@ -8,13 +8,13 @@ import pytest
 
 from eosjax.config import OperatingRule
 from eosjax.evaluation.calibration import Calibration, prior_shift, sigmoid
-from eosjax.evaluation.decision import OperatingPoint, choose, cross_fit
+from eosjax.evaluation.decision import OperatingPoint, Selection, choose, cross_fit
 from eosjax.evaluation.measure import measure_decisions, measure_scores
 from eosjax.evaluation.operating import dense_sweep, deployed_sweep, pick
 from eosjax.evaluation.protocols import ChunkedEpisode, Rule, merge_votes, replay
 
 EXACT = Calibration(shift=prior_shift(15 / 35, 0.05))
-RULE = OperatingRule("f1", 2)
+HOW = Selection(EXACT, OperatingRule("f1", 2))
 
 
 def made_up(seed=0, count=8, noise=1.0):
@@ -38,7 +38,7 @@ def f1_deployed(episodes, points):
 
 def test_the_point_is_a_fit_and_the_pick_of_each_protocol():
     episodes = made_up()
-    point = choose(episodes, EXACT, RULE, threshold=0.9)
+    point = choose(episodes, dataclasses.replace(HOW, threshold=0.9))
     votes = [each.votes for each in episodes]
     logits, ends = (np.concatenate(column) for column in zip(*votes, strict=True))
     assert logits.size == 8 * (60 * 5 - 4 - 3 - 2 - 1)
@@ -46,15 +46,15 @@ def test_the_point_is_a_fit_and_the_pick_of_each_protocol():
     assert point.calibration.scale == pytest.approx(7 / 2**2, rel=0.1)  # as the log-odds of two Gaussians of deviation 2 rise
     probabilities = [point.calibration.probabilities(each.logits) for each in episodes]
     truth = [each.ends for each in episodes]
-    assert point.rule == Rule(pick(deployed_sweep(probabilities, truth, 2), RULE).threshold)
-    assert point.dense_threshold == pick(dense_sweep([point.dense(each) for each in episodes], 2), RULE).threshold
+    assert point.rule == Rule(pick(deployed_sweep(probabilities, truth, 2), HOW.rule).threshold)
+    assert point.dense_threshold == pick(dense_sweep([point.dense(each) for each in episodes], 2), HOW.rule).threshold
     assert point.plain_threshold == point.rule.threshold
     assert (point.chosen_by, point.episodes) == ("f1:2", 8)
 
 
 def test_figures_at_the_point_are_the_best_of_all_thresholds():
     episodes = made_up(noise=1.6)
-    point = choose(episodes, EXACT, RULE)
+    point = choose(episodes, HOW)
     best = f1_deployed(episodes, [point] * 8)
     assert best > 0.5
     others = np.linspace(0.001, 0.999, 37)
@@ -75,7 +75,7 @@ def test_protocols_read_calibrated_probabilities():
 
 
 def test_fixed_takes_the_threshold_as_it_is():
-    point = choose(made_up(), EXACT, OperatingRule("fixed"), 0.7)
+    point = choose(made_up(), Selection(EXACT, OperatingRule("fixed"), 0.7))
     assert (point.rule, point.plain_threshold, point.dense_threshold, point.chosen_by) == (Rule(0.7), 0.7, 0.7, "fixed")
     assert point.calibration.scale != 1
 
@@ -83,12 +83,12 @@ def test_fixed_takes_the_threshold_as_it_is():
 def test_options_are_chosen_with_their_own_threshold():
     episodes = made_up(noise=1.6)
     options = [Rule(0.0), Rule(0.0, debounce=2), Rule(0.0, min_steps=6), Rule(0.0, min_steps=6, time_out=20)]
-    point = choose(episodes, EXACT, RULE, options=options)
-    late = choose(episodes, EXACT, RULE, options=[Rule(0.0, debounce=2, min_steps=6)])
-    assert late.plain_threshold == point.plain_threshold == choose(episodes, EXACT, RULE).rule.threshold != late.rule.threshold
+    point = choose(episodes, dataclasses.replace(HOW, options=options))
+    late = choose(episodes, dataclasses.replace(HOW, options=[Rule(0.0, debounce=2, min_steps=6)]))
+    assert late.plain_threshold == point.plain_threshold == choose(episodes, HOW).rule.threshold != late.rule.threshold
     found = f1_deployed(episodes, [point] * 8)
     for option in options:
-        alone = choose(episodes, EXACT, RULE, options=[option])
+        alone = choose(episodes, dataclasses.replace(HOW, options=[option]))
         assert dataclasses.replace(alone.rule, threshold=0.0) == option
         assert f1_deployed(episodes, [alone] * 8) <= found
 
@@ -113,16 +113,16 @@ def test_a_sentence_says_where_it_comes_from():
 
 @pytest.mark.parametrize("options", [(), (Rule(0.0, debounce=2, min_steps=3, time_out=30),)])
 def test_a_point_comes_back_from_json_bit_for_bit(options):
-    point = choose(made_up(), EXACT, RULE, options=options)
+    point = choose(made_up(), dataclasses.replace(HOW, options=options))
     assert OperatingPoint.from_json(json.loads(json.dumps(point.to_json(), allow_nan=False))) == point
 
 
 def test_the_point_of_an_episode_was_chosen_on_the_other_folds():
     episodes = made_up(count=5)
-    points = cross_fit(episodes, EXACT, RULE, folds=3)
+    points = cross_fit(episodes, HOW, folds=3)
     for number, point in enumerate(points):
-        assert point == choose([each for other, each in enumerate(episodes) if other % 3 != number % 3], EXACT, RULE)
-    assert len(cross_fit(episodes[:2], EXACT, RULE)) == 2
+        assert point == choose([each for other, each in enumerate(episodes) if other % 3 != number % 3], HOW)
+    assert len(cross_fit(episodes[:2], HOW)) == 2
 
 
 def test_choosing_on_noise_looks_better_than_it_is():
@@ -131,10 +131,10 @@ def test_choosing_on_noise_looks_better_than_it_is():
     for seed in range(6):
         rng = np.random.default_rng(seed)
         episodes = [each._replace(logits=rng.normal(size=each.logits.shape)) for each in made_up(seed, count=6)]
-        rule = OperatingRule("false_alarms", 1)
+        how = Selection(EXACT, OperatingRule("false_alarms", 1))
         recall = [
             measure_decisions([at.deployed(each) for at, each in zip(points, episodes, strict=True)], replicates=0).values["event/f1@2"]
-            for points in ([choose(episodes, EXACT, rule)] * 6, cross_fit(episodes, EXACT, rule))
+            for points in ([choose(episodes, how)] * 6, cross_fit(episodes, how))
         ]
         gains.append(recall[0] - recall[1])
     assert np.mean(gains) > 0.02

@@ -9,10 +9,10 @@ from eosjax.evaluation.calibration import Calibration
 from eosjax.evaluation.decision import cross_fit
 from eosjax.evaluation.measure import measure_decisions, measure_scores
 from eosjax.evaluation.policy_report import PolicyReport, reliability
-from tests.evaluation.test_decision import EXACT, RULE, choose, made_up
+from tests.evaluation.test_decision import EXACT, HOW, choose, made_up
 
 EPISODES = made_up(noise=1.6)
-POINT = choose(EPISODES, EXACT, RULE)
+POINT = choose(EPISODES, HOW)
 
 
 def report(without=()):
@@ -36,7 +36,7 @@ def test_figures_of_each_protocol_stand_under_its_own_name():
 
 
 def test_points_chosen_without_the_episode_are_told_beside():
-    without = cross_fit(EPISODES, EXACT, RULE)
+    without = cross_fit(EPISODES, HOW)
     made = report(without)
     expected = measure_decisions([at.deployed(each) for at, each in zip(without, EPISODES, strict=True)], replicates=0).values
     assert made.to_json()["deployed_cross_fitted/event/recall@4"] == expected["event/recall@4"]
