@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -81,13 +82,19 @@ def _thinned(xs: np.ndarray, ys: np.ndarray) -> tuple[list[float], np.ndarray]:
     return xs[new].tolist(), ys[new]
 
 
+def _two_digits(value: float) -> float:
+    """A positive number rounded up to two significant digits, so that the label of an axis is where it ends."""
+    unit = 10.0 ** (math.floor(math.log10(value)) - 1)
+    return math.ceil(round(value / unit, 9)) * unit
+
+
 def timeline(shown: Shown, threshold: float) -> str:
     """An episode over its steps, 1000 x 200: the score, the threshold, the true ends within their collar, and what fired.
 
     The scale ends a little above the highest score and the threshold: probabilities of rare ends are low.
     """
     width, height, left, right, top, bottom = 1000, 200, 46, 986, 30, 164
-    highest = min(1.1 * max(float(shown.episode.scores.max()), threshold, 0.01), 1.0)
+    highest = min(_two_digits(1.1 * max(float(shown.episode.scores.max()), threshold, 0.01)), 1.0)
     steps = shown.episode.scores.size
     scale = (right - left) / steps
 

@@ -10,7 +10,9 @@ from eosjax.evaluation.event_report import Shown
 from eosjax.evaluation.measure import ScoredEpisode
 
 
-@pytest.mark.parametrize(("highest", "threshold", "scale"), [(0.1, 0.05, "0.11"), (0.1, 0.2, "0.22"), (0.99, 0.5, "1"), (0.0, 1.5, "1")])
+@pytest.mark.parametrize(
+    ("highest", "threshold", "scale"), [(0.1, 0.05, "0.11"), (0.123, 0.05, "0.14"), (0.1, 0.2, "0.22"), (0.99, 0.5, "1"), (0.0, 1.5, "1")]
+)
 def test_the_scale_ends_above_scores_and_threshold(highest, threshold, scale):
     scores = np.linspace(0, highest, 5)
     shown = Shown("best", 0, ScoredEpisode("0", scores, np.arange(5) == 4), np.array([4]), np.array([[4, 4]]))
