@@ -43,7 +43,6 @@ from eosjax.types import Batch, UserError
 FULL_METHODS: Mapping[str, Mapping[str, Any]] = {
     "plain BCE": {"eos_loss": "bce"},
     "plain BCE, into the policy": {"eos_loss": "bce", "eos_backbone_grad": True},
-    "plain BCE, into the policy, lambda 0.2": {"eos_loss": "bce", "eos_backbone_grad": True, "lambda_eos": 0.2},
     "buffer 50": {"eos_buffer_capacity": 50},
     "buffer 500": {"eos_buffer_capacity": 500},
     "buffer 5000": {"eos_buffer_capacity": 5000},
