@@ -1,8 +1,8 @@
 """How much of the ends is told by what a policy gets beside its pictures? The table of docs/bench.md, "Why trees win".
 
-    python benchmarks/without_pictures.py --data_root_dir datasets --val_share 0.2                              (the demo)
+    python benchmarks/without_pictures.py --data_root_dir datasets --val_share 0.2 --seed 0                     (the demo)
     python benchmarks/without_pictures.py --config_path configs/libero_small.yaml --data_root_dir DIR \\
-        --substep_labels_path DIR/substep_labels_output.json --val_share 0.3                                    (LIBERO)
+        --substep_labels_path DIR/substep_labels_output.json --val_share 0.3 --seed 0                           (LIBERO)
 
 Takes the flags of `train.py`; the seed counts up from `--seed` five times, and chooses the held-out episodes. Boosted trees and a small
 network get the state of the robot at the step itself and the sub-step that runs; other trees what the state has changed by, too. All

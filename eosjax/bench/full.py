@@ -96,6 +96,7 @@ def train_and_look(config: TrainConfig) -> dict[str, Any]:
 
 
 def _train(config: TrainConfig) -> None:
+    """To its last update, from where a stopped run stands. Raises `UserError` if it is stopped again."""
     if not _finished(config):
         run(dataclasses.replace(config, resume=(config.run_dir / configs.CONFIG_FILE).is_file()))
         if not _finished(config):
