@@ -41,12 +41,12 @@ def eosjax_batches(args: argparse.Namespace) -> Make:
     """The batches of eosjax's `TrainLoader`."""
     import numpy as np
 
-    from eosjax.data.frames import open_store
-    from eosjax.data.loader import SampleSource, TrainLoader
-    from eosjax.data.mixture import LabelledDataset, Mixture, stored_stats
+    from eosjax.data.frames.store import open_store
+    from eosjax.data.labels import task_labels
+    from eosjax.data.samples.loader import SampleSource, TrainLoader
+    from eosjax.data.samples.mixture import LabelledDataset, Mixture, stored_stats
+    from eosjax.data.samples.tokens import demo_tokenizer
     from eosjax.data.specs import spec_for
-    from eosjax.data.substeps import task_labels
-    from eosjax.data.tokens import demo_tokenizer
 
     def make(start: int) -> Iterator[Any]:
         spec = spec_for(NAME)
@@ -75,10 +75,10 @@ def prepare(args: argparse.Namespace) -> None:
     """Builds the frame store and leaves what the `tf.data` pipeline is given."""
     import numpy as np
 
-    from eosjax.data.frames import open_store
-    from eosjax.data.mixture import stored_stats
+    from eosjax.data.frames.store import open_store
+    from eosjax.data.samples.mixture import stored_stats
+    from eosjax.data.samples.tokens import demo_tokenizer, evaluation_prompt
     from eosjax.data.specs import spec_for
-    from eosjax.data.tokens import demo_tokenizer, evaluation_prompt
 
     spec = spec_for(NAME)
     store = open_store(args.data_root_dir, NAME, spec, args.cache_dir)

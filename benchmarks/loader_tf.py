@@ -140,7 +140,7 @@ def _resized(encoded: Any) -> Any:
 
 
 def _augment(image: Any) -> Any:
-    """The same operations as `eosjax.data.images.augment`."""
+    """The same operations as `eosjax.data.images.transforms.augment`."""
     side = CROP_AREA**0.5
     corner = tf.random.uniform((2,), 0.0, 1.0 - side)
     box = tf.concat([corner, corner + side], 0)[None]

@@ -17,16 +17,15 @@ import numpy as np
 
 from eosjax.bench.full import chunked_episodes
 from eosjax.config import parse_operating_rule
-from eosjax.evaluation.calibration import Calibration
-from eosjax.evaluation.decision import Selection, choose
-from eosjax.evaluation.events import MAIN_COLLAR
-from eosjax.evaluation.measure import measure_decisions
-from eosjax.evaluation.operating import option_grid
-from eosjax.evaluation.policy_report import reliability
-from eosjax.evaluation.protocols import ChunkedEpisode, Rule
-from eosjax.training.correction import exact_calibration
-from eosjax.training.saved import load_run
-from eosjax.training.setup import PolicySource, open_data
+from eosjax.ends.calibration import Calibration, exact_calibration
+from eosjax.ends.events import MAIN_COLLAR
+from eosjax.ends.measure import measure_decisions
+from eosjax.ends.operating_points import Selection, choose
+from eosjax.ends.protocols import ChunkedEpisode, Rule
+from eosjax.ends.sweeps import option_grid
+from eosjax.reports.policy import reliability
+from eosjax.runs.data import PolicySource, open_data
+from eosjax.runs.load import load_run
 
 RULES = ("false_alarms:0.5", "false_alarms:1", "false_alarms:2", "f1:2", "cost:1", "cost:5")
 FIGURES = ("precision", "recall", "f1", "false_alarms_per_episode")

@@ -72,10 +72,10 @@ def main() -> None:
 
 def plan(case: Case) -> int:
     """Peak bytes according to the plan."""
-    from eosjax.cli import plan_step
+    from eosjax.training import plan
 
     config, vla_config = policy(case)
-    return plan_step.measure(plan_step.trace_step(config, vla_config, TEXT_LENGTH, config.batch_size)).peak
+    return plan.measure(plan.trace_step(config, vla_config, TEXT_LENGTH, config.batch_size)).peak
 
 
 def measure(case: Case) -> int:
@@ -83,12 +83,12 @@ def measure(case: Case) -> int:
     import jax
     import jax.numpy as jnp
 
-    from eosjax.cli import plan_step
+    from eosjax.training import plan
     from eosjax.training.parallel import DataParallel
     from eosjax.training.state import init_state, make_learner
 
     config, vla_config = policy(case)
-    step = plan_step.trace_step(config, vla_config, TEXT_LENGTH, config.batch_size)
+    step = plan.trace_step(config, vla_config, TEXT_LENGTH, config.batch_size)
     learner = make_learner(config, vla_config)
     parallel = DataParallel(learner, jax.devices()[:1])
 
@@ -118,10 +118,10 @@ def measure(case: Case) -> int:
 def policy(case: Case) -> tuple[Any, Any]:
     """Configuration and shape of a case: 68 M parameters, 2 x 64 patches."""
     from eosjax import flags
+    from eosjax.data.samples.tokens import demo_tokenizer
     from eosjax.data.specs import DatasetSpec
-    from eosjax.data.tokens import demo_tokenizer
     from eosjax.models.llama import LlamaConfig
-    from eosjax.training.setup import PolicySource
+    from eosjax.runs.data import PolicySource
 
     config = flags.parse((*case.flags, *(("--vla_path=demo",) if "--use_lora=False" in case.flags else ())))
     shape = PolicySource(None, demo_tokenizer()).vla_config(config, DatasetSpec())

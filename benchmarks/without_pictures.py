@@ -25,11 +25,11 @@ from threadpoolctl import threadpool_limits
 from eosjax import flags
 from eosjax.bench.tables import markdown
 from eosjax.config import TrainConfig
-from eosjax.data.loader import SampleSource
-from eosjax.evaluation.baselines import boosted_scores, past_differences, places
-from eosjax.evaluation.comparison import FIGURES, compare
-from eosjax.evaluation.measure import ScoredEpisode
-from eosjax.training.setup import PolicySource, open_data
+from eosjax.data.samples.loader import SampleSource
+from eosjax.ends.baselines import boosted_scores, past_differences, places
+from eosjax.ends.comparison import FIGURES, compare
+from eosjax.ends.measure import ScoredEpisode
+from eosjax.runs.data import PolicySource, open_data
 
 SEEDS = 5
 EPOCHS = (20, 200)

@@ -17,6 +17,7 @@ from eosjax.types import UserError
 DEMO_MODEL = "demo"
 DEMO_DATASET = "eosjax_demo"
 BALANCED_BUFFER = "balanced_buffer"  # the `eos_loss` that draws from the buffer
+FOCAL_GAMMA = 2.0  # of the `eos_loss` focal (Lin et al. 2017, arXiv:1708.02002)
 NAMED_MIXTURES = {
     f"libero_4_task_suites{suffix}": tuple(f"libero_{suite}{suffix}" for suite in ("spatial", "object", "goal", "10"))
     for suffix in ("", "_no_noops")

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from eosjax.config import FOCAL_GAMMA
+
 
 def masked_l1(predicted: jax.Array, target: jax.Array, valid: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Sum of |predicted - target| over the valid actions, and the number of numbers summed.
@@ -69,9 +71,6 @@ def balanced_bce(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> ja
     """
     losses = optax.losses.sigmoid_binary_cross_entropy(logits.astype(jnp.float32), labels.astype(jnp.float32))
     return jnp.sum(losses * weights) / jnp.maximum(jnp.sum(weights), 1.0)
-
-
-FOCAL_GAMMA = 2.0  # of the paper
 
 
 def bce(logits: jax.Array, labels: jax.Array, prior: float) -> jax.Array:

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from safetensors.numpy import save_file
 
-from eosjax.data.tokens import demo_tokenizer
+from eosjax.data.samples.tokens import demo_tokenizer
 from eosjax.models.hf.weights import abstract_variables, export_weights
 from eosjax.models.llama import LlamaConfig
 from eosjax.models.openvla import VLAConfig

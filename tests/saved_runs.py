@@ -11,13 +11,14 @@ from eosjax import config as configs
 from eosjax import flags
 from eosjax.config import TrainConfig
 from eosjax.data.specs import spec_for
-from eosjax.evaluation.calibration import Calibration
-from eosjax.evaluation.decision import OperatingPoint
-from eosjax.evaluation.protocols import Rule
+from eosjax.ends.calibration import Calibration
+from eosjax.ends.operating_points import OperatingPoint
+from eosjax.ends.protocols import Rule
+from eosjax.models.parts import base_parts, init_params, split_params
 from eosjax.models.policies import Params
-from eosjax.training.checkpoint import Checkpoints, fetch_fingerprints
-from eosjax.training.setup import PolicySource
-from eosjax.training.state import base_parts, init_params, init_state, make_learner, split_params
+from eosjax.runs.checkpoint import Checkpoints, fetch_fingerprints
+from eosjax.runs.data import PolicySource
+from eosjax.training.state import init_state, make_learner
 from eosjax.types import Batch
 from tests.checkpoints import HEADS, write_checkpoint
 
@@ -64,7 +65,7 @@ def save_run(folder: Path, config: TrainConfig, steps: tuple[int, ...], point: O
     policy = PolicySource.open(config)
     shape = policy.vla_config(config, spec_for(config.mixture[0].name, config.dataset_specs))
     learner = make_learner(config, shape)
-    shapes = jax.eval_shape(lambda key: init_params(learner, example_batch(shape), key), jax.random.key(0))
+    shapes = jax.eval_shape(lambda key: init_params(learner.policy, learner.eos_head, example_batch(shape), key), jax.random.key(0))
     trainable, frozen = split_params(shapes)
     base = base_parts(policy.pretrained.load_base(shape, np.asarray)[0], shape) if policy.pretrained else {}
     base = {part: base[part] for part in frozen}

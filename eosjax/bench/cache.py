@@ -19,7 +19,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from eosjax.evaluation.baselines import BaselineInputs
+from eosjax.ends.baselines import BaselineInputs
 from eosjax.types import UserError
 
 FORMAT = 1

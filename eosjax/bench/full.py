@@ -22,22 +22,23 @@ import numpy as np
 
 from eosjax import config as configs
 from eosjax.bench import full_report, plots, probes
+from eosjax.buffer import BalancedBufferState
 from eosjax.config import BALANCED_BUFFER, TrainConfig
-from eosjax.data.loader import EvalLoader, SampleSource, TrainLoader
-from eosjax.evaluation.comparison import HEAD
-from eosjax.evaluation.comparison import compare as compare_methods
-from eosjax.evaluation.decision import OperatingPoint, cross_fit
-from eosjax.evaluation.events import MAIN_COLLAR
-from eosjax.evaluation.measure import measure_decisions, measure_scores
-from eosjax.evaluation.protocols import ChunkedEpisode
-from eosjax.evaluation.rivals import baselines_on
-from eosjax.evaluation.validate import DEPLOYED
+from eosjax.data.samples.loader import EvalLoader, SampleSource, TrainLoader
+from eosjax.ends.baselines import baselines_on
+from eosjax.ends.comparison import HEAD
+from eosjax.ends.comparison import compare as compare_methods
+from eosjax.ends.events import MAIN_COLLAR
+from eosjax.ends.measure import DEPLOYED, measure_decisions, measure_scores
+from eosjax.ends.operating_points import OperatingPoint, cross_fit, selection
+from eosjax.ends.protocols import ChunkedEpisode
+from eosjax.models.parts import abstract_params, split_params
 from eosjax.models.policies import Observation, Params, Policy
-from eosjax.training.correction import selection
+from eosjax.runs.data import RunData, episode_ends, open_data
+from eosjax.runs.load import SavedRun, load_run, restore_part
+from eosjax.runs.policy_source import PolicySource
 from eosjax.training.loop import run
-from eosjax.training.saved import SavedRun, load_buffer, load_run
-from eosjax.training.setup import PolicySource, RunData, open_data
-from eosjax.training.state import make_buffer, make_learner
+from eosjax.training.state import init_state, make_buffer, make_learner
 from eosjax.types import Batch, UserError
 
 FULL_METHODS: Mapping[str, Mapping[str, Any]] = {
@@ -132,12 +133,12 @@ def held_out_figures(saved: SavedRun, data: RunData) -> dict[str, dict[str, floa
     """
     assert data.val is not None
     episodes = chunked_episodes(saved, data.val)
-    how = selection(saved.config, saved.record["share_of_ends"], data.train)
+    how = selection(saved.config, saved.record["share_of_ends"], episode_ends(data.train))
     points = cross_fit(episodes, how)
     unfitted = [OperatingPoint.unseen(how.exact, saved.config.eos_threshold).dense(each) for each in episodes]
     fitted = [point.dense(each) for point, each in zip(points, episodes, strict=True)]
     decisions = measure_decisions([point.deployed(each) for point, each in zip(points, episodes, strict=True)], replicates=0)
-    measured = compare_methods({HEAD: unfitted, **baselines_on(data.train, data.val)}, replicates=0).measured
+    measured = compare_methods({HEAD: unfitted, **baselines_on(data.mixture, data.train.anchors, data.val.episodes)}, replicates=0).measured
     figures = {name: dict(each.values) for name, each in measured.items()}
     figures[HEAD]["val/action_loss"] = saved.record["validation"]["val/action_loss"]
     figures[HEAD] |= {f"{DEPLOYED}{name}": value for name, value in decisions.values.items()}
@@ -171,6 +172,14 @@ def hidden_fn(policy: Policy) -> Callable[[Params, Batch], jax.Array]:
         return policy.act(params, Observation(batch.images, batch.input_ids, batch.attn_mask, batch.proprio), keys).hidden
 
     return hidden
+
+
+def load_buffer(run: SavedRun, run_dir: Path) -> BalancedBufferState | None:
+    """The buffer as the checkpoint has it, in NumPy arrays; None for a run without one. `run`: of `run_dir`."""
+    learner = make_learner(run.config, run.vla_config)
+    trained, _ = split_params(abstract_params(run.config, run.vla_config))
+    shapes = jax.eval_shape(lambda params: init_state(learner, params, jax.random.key(0)).buffer, trained)
+    return None if shapes is None else restore_part(run_dir, run.step, "buffer", shapes)[0]
 
 
 def look_at_buffer(config: TrainConfig, data: RunData, step: int) -> dict[str, float]:

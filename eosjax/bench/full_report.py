@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from eosjax.bench import tables
 from eosjax.config import METRICS_FILE
-from eosjax.evaluation.comparison import HEAD
+from eosjax.ends.comparison import HEAD
 
 Results = Mapping[str, Sequence[Mapping[str, Any]]]  # of `full.look`, by method, one a seed
 

@@ -11,14 +11,13 @@ import numpy as np
 from eosjax.bench.cache import Columns
 from eosjax.bench.feeds import Split
 from eosjax.config import OperatingRule
-from eosjax.evaluation.baselines import baseline_scores
-from eosjax.evaluation.calibration import Calibration
-from eosjax.evaluation.events import MAIN_COLLAR
-from eosjax.evaluation.frame import FrameTable, merge_chunks
-from eosjax.evaluation.measure import Decisions, DecisionTable, Measured, ScoredEpisode, ScoreTables, bootstrap
-from eosjax.evaluation.operating import dense_sweep, deployed_sweep, pick, replay_at
-from eosjax.evaluation.protocols import Rule
-from eosjax.evaluation.rivals import CHANCE
+from eosjax.ends.baselines import CHANCE, baseline_scores
+from eosjax.ends.calibration import Calibration
+from eosjax.ends.events import MAIN_COLLAR
+from eosjax.ends.frame import FrameTable, merge_chunks
+from eosjax.ends.measure import Decisions, DecisionTable, Measured, ScoredEpisode, ScoreTables, bootstrap
+from eosjax.ends.protocols import Rule
+from eosjax.ends.sweeps import dense_sweep, deployed_sweep, pick, replay_at
 
 REPLICATES = 300  # of the bootstrap; each measures all seeds
 RULE = OperatingRule("f1", MAIN_COLLAR)

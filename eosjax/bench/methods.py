@@ -6,10 +6,10 @@ import dataclasses
 import functools
 from collections.abc import Mapping
 
-from eosjax import losses
 from eosjax.bench.objectives import BufferAndFresh, DetachedLogits, EmptiedBuffer
 from eosjax.buffer import BalancedBuffer
-from eosjax.evaluation.calibration import Calibration, adjustment_shift, prior_shift, weight_shift
+from eosjax.config import FOCAL_GAMMA
+from eosjax.ends.calibration import Calibration, adjustment_shift, prior_shift, weight_shift
 from eosjax.training.objectives import BufferObjective, EosObjective, FreshObjective
 from eosjax.types import UserError
 
@@ -90,7 +90,7 @@ def _fresh_methods(share_of_ends: float) -> list[Method]:
     kinds: Mapping[str, tuple[str, Calibration]] = {
         "bce": ("plain BCE", Calibration()),
         "pos_weight": ("pos_weight", Calibration(weight_shift(odds_against))),
-        "focal": ("focal loss", Calibration(gamma=losses.FOCAL_GAMMA)),
+        "focal": ("focal loss", Calibration(gamma=FOCAL_GAMMA)),
         "logit_adjust": ("logit adjustment", Calibration(adjustment_shift(share_of_ends))),
     }
     return [Method(kind, title, FreshObjective(THRESHOLD, kind, share_of_ends), exact) for kind, (title, exact) in kinds.items()]

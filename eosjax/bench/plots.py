@@ -12,7 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from eosjax.bench.methods import REFERENCE
-from eosjax.evaluation.events import MAIN_COLLAR
+from eosjax.ends.events import MAIN_COLLAR
 
 _PANELS = (("frame_ap", "frame average precision"), ("event_f1", f"best event F1 ±{MAIN_COLLAR}"))
 

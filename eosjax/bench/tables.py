@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from eosjax.evaluation.events import MAIN_COLLAR
+from eosjax.ends.events import MAIN_COLLAR
 
 Result = Mapping[str, Any]  # as `sweep.run_method` returns it
 _F1, _AP = f"event/f1@{MAIN_COLLAR}", f"event/ap@{MAIN_COLLAR}"

@@ -19,7 +19,8 @@ from tqdm import tqdm
 from eosjax.bench import plots, sweep, tables
 from eosjax.bench.cache import HiddenCache, open_cache
 from eosjax.bench.methods import Method, choose
-from eosjax.cli.common import table, write_text
+from eosjax.cli.common import write_text
+from eosjax.reports.tables import table
 from eosjax.types import UserError
 
 RESULTS, SUMMARY, SETTINGS, RULES = "results.json", "summary.md", "settings.json", "rules.json"

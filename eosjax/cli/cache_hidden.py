@@ -18,10 +18,10 @@ from eosjax.bench.cache import Columns, check_new, fingerprint, write_cache
 from eosjax.bench.full import hidden_fn
 from eosjax.cli.trained import add_run_flags, load_with_eos, open_run_data
 from eosjax.config import TrainConfig
-from eosjax.data.loader import EvalLoader, SampleSource
-from eosjax.training.checkpoint import fetch_fingerprints
-from eosjax.training.saved import SavedRun
-from eosjax.training.setup import RunData
+from eosjax.data.samples.loader import EvalLoader, SampleSource
+from eosjax.runs.checkpoint import fetch_fingerprints
+from eosjax.runs.data import RunData
+from eosjax.runs.load import SavedRun
 from eosjax.training.state import make_learner
 from eosjax.types import UserError
 

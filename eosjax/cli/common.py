@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from eosjax.config import DEMO_DATASET, TrainConfig
-from eosjax.data import demo
-from eosjax.data.frames import FrameStore, open_store
+from eosjax.data.frames.store import FrameStore, open_store
+from eosjax.data.labels import FORMATS
 from eosjax.data.specs import DatasetSpec, spec_for
-from eosjax.data.substeps import FORMATS
+from eosjax.demo import dataset
 from eosjax.types import UserError
 
 
@@ -57,7 +57,7 @@ def open_dataset(args: argparse.Namespace, name: str) -> Opened:
     spec = spec_for(name, args.dataset_specs)
     root, labels = args.data_root_dir, None
     if name == DEMO_DATASET:
-        generated = demo.ensure_demo(args.data_root_dir)
+        generated = dataset.ensure_demo(args.data_root_dir)
         root, labels = generated.data_root, generated.labels
     return Opened(open_store(root, name, spec, args.cache_dir), spec, labels)
 
@@ -109,13 +109,3 @@ def write_text(path: Path, text: str) -> None:
         os.replace(temporary, path)
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror}") from error
-
-
-def table(rows: Iterable[Sequence[object]], right: str = "") -> str:
-    """Lines of aligned columns; `right` has an `r` for each column that is set to the right."""
-    cells = [[str(cell) for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    sides = [">" if side == "r" else "<" for side in right.ljust(len(widths))]
-    return "\n".join(
-        "  ".join(f"{cell:{side}{width}}" for cell, side, width in zip(row, sides, widths, strict=True)).rstrip() for row in cells
-    )

@@ -15,24 +15,23 @@ from typing import Any
 import jax
 from tqdm import tqdm
 
-from eosjax.cli import page
-from eosjax.cli.common import table
-from eosjax.cli.event_page import figure_table, render
 from eosjax.cli.score import refuse_results, terminal, write_report
 from eosjax.cli.trained import add_run_flags, load_with_eos, open_run_data
 from eosjax.config import TrainConfig
-from eosjax.data.loader import EvalLoader, SampleSource
-from eosjax.evaluation.decision import OperatingPoint, cross_fit
-from eosjax.evaluation.event_report import delay_row, event_rows
-from eosjax.evaluation.measure import NMS_WINDOW
-from eosjax.evaluation.policy_report import PolicyReport
-from eosjax.evaluation.rivals import baselines_on
-from eosjax.evaluation.validate import Predictions, predict_split
-from eosjax.training.correction import selection
+from eosjax.data.samples.loader import EvalLoader, SampleSource
+from eosjax.ends.baselines import baselines_on
+from eosjax.ends.measure import NMS_WINDOW
+from eosjax.ends.operating_points import OperatingPoint, cross_fit, selection
+from eosjax.models.parts import split_params
+from eosjax.reports import page
+from eosjax.reports.event_page import figure_table, render
+from eosjax.reports.policy import PolicyReport
+from eosjax.reports.tables import comparison_rows, delay_row, event_rows, table
+from eosjax.runs.data import RunData, episode_ends
+from eosjax.runs.load import SavedRun
 from eosjax.training.parallel import DataParallel, choose_devices
-from eosjax.training.saved import SavedRun
-from eosjax.training.setup import RunData
-from eosjax.training.state import make_learner, split_params
+from eosjax.training.state import make_learner
+from eosjax.training.validation import Predictions, predict_split
 from eosjax.types import Batch, UserError
 
 SPLITS = ("val", "train")
@@ -67,7 +66,9 @@ def run(args: argparse.Namespace) -> int:
     found = _predict(saved, config, source)
     title = f"{args.checkpoint.name}, step {saved.step}, {args.split} split"
     without = _points_without(args, saved, data, found, point)
-    report = PolicyReport.of(title, found.episodes, point, without, baselines_on(data.train, source), args.nms)
+    report = PolicyReport.of(
+        title, found.episodes, point, without, baselines_on(data.mixture, data.train.anchors, source.episodes), args.nms
+    )
     pictures = functools.partial(_pictures, source)
     html = render("eosjax evaluate", report.dense, pictures, _sections(report))
     paths = write_report(out, report.to_json(), html)
@@ -104,7 +105,7 @@ def _points_without(
     """For each episode a point that was chosen without it; none where the episodes had no part in the choice, or are too few."""
     if args.split != "val" or args.threshold is not None or not point.episodes or len(found.episodes) < 2:
         return []
-    return cross_fit(found.episodes, selection(saved.config, saved.record["share_of_ends"], data.train))
+    return cross_fit(found.episodes, selection(saved.config, saved.record["share_of_ends"], episode_ends(data.train)))
 
 
 def _terminal(report: PolicyReport) -> str:
@@ -113,7 +114,7 @@ def _terminal(report: PolicyReport) -> str:
         table([*event_rows(report.deployed)]),
         table([delay_row(report.deployed)]),
         table(report.reliability_rows()),
-        table(report.comparison.rows()),
+        table(comparison_rows(report.comparison)),
     ]
     return "\n\n".join([terminal(report.dense), *parts])
 
@@ -125,7 +126,7 @@ def _sections(report: PolicyReport) -> list[str]:
     return [
         page.section("As deployed", deployed + delays),
         page.section("Probabilities of single chunks", figure_table(report.reliability_rows())),
-        page.section("Beside rules that do not look", figure_table(report.comparison.rows())),
+        page.section("Beside rules that do not look", figure_table(comparison_rows(report.comparison))),
     ]
 
 

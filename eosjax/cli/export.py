@@ -22,13 +22,13 @@ from tqdm import tqdm
 from eosjax.cli.common import add_boolean_flag
 from eosjax.config import DEMO_MODEL
 from eosjax.data.stats import STATS_FILE
-from eosjax.evaluation.decision import OperatingPoint
+from eosjax.ends.calibration import trained_prior
+from eosjax.ends.operating_points import OperatingPoint
 from eosjax.models.film import join_film
 from eosjax.models.hf import export, film, weights
 from eosjax.models.hf.pretrained import FILM_FILE, PARTS, Pretrained
 from eosjax.models.hf.table import layout_of
-from eosjax.training.correction import trained_prior
-from eosjax.training.saved import SavedRun, check_base, load_run
+from eosjax.runs.load import SavedRun, check_base, load_run
 from eosjax.types import UserError
 
 CALIBRATION_FILE = "eos_calibration.json"

@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 
 from eosjax.cli import common
-from eosjax.cli.common import table
-from eosjax.cli.inspect_page import dimension_rows, render
 from eosjax.config import ConfigError, TrainConfig, parse_mixture
-from eosjax.data.episode_view import view_episode
-from eosjax.data.survey import JoinedLabels, Survey, join_what_fits, spread_over_tasks, survey
+from eosjax.reports.episode_view import view_episode
+from eosjax.reports.inspect_page import dimension_rows, render
+from eosjax.reports.survey import JoinedLabels, Survey, join_what_fits, spread_over_tasks, survey
+from eosjax.reports.tables import table
 from eosjax.types import UserError
 
 _DO_NOT_FIT = 1

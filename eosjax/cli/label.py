@@ -15,11 +15,12 @@ import numpy as np
 
 from eosjax.cli import common
 from eosjax.config import ConfigError
-from eosjax.data.frames import FrameStore
-from eosjax.data.label_score import COLLARS, match_ends
-from eosjax.data.labeller import KINDS, FoundSegment, NotFound, Thresholds, find_segments
-from eosjax.data.plans import Plans, plan_instructions, read_plans
-from eosjax.data.substeps import Labels, Segment, export_labels, import_labels, join_labels, make_table
+from eosjax.data.frames.store import FrameStore
+from eosjax.data.labels import Labels, Segment, export_labels, import_labels, join_labels, make_table
+from eosjax.data.labels.agreement import COLLARS, match_ends
+from eosjax.data.labels.labeller import KINDS, FoundSegment, NotFound, Thresholds, find_segments
+from eosjax.data.labels.plans import Plans, plan_instructions, read_plans
+from eosjax.reports.tables import table
 from eosjax.types import UserError
 
 _LISTED_EPISODES = 12
@@ -143,9 +144,7 @@ def _score(store: FrameStore, found: Found, truth: Labels) -> str:
     late: list[tuple[str, ...]] = [("found - true", "matched", "mean", "least", "most")]
     late += [(kind, str(len(off)), f"{np.mean(off):+.1f}", f"{min(off):+d}", f"{max(off):+d}") for kind, off in offsets.items() if off]
     title = f"{num_found} found and {num_true} true ends in {len(compared)} episodes"
-    return "\n".join(
-        [title, common.table(rows, " rrr"), "", f"steps between the ends matched within ±{max(COLLARS)}", common.table(late, " rrrr")]
-    )
+    return "\n".join([title, table(rows, " rrr"), "", f"steps between the ends matched within ±{max(COLLARS)}", table(late, " rrrr")])
 
 
 def _write(store: FrameStore, found: Found, path: Path) -> None:

@@ -17,17 +17,17 @@ from typing import Any
 import jax
 
 from eosjax import flags
-from eosjax.cli import plan_step
-from eosjax.cli.common import table
-from eosjax.cli.plan_step import Memory, Step, count
 from eosjax.config import DEMO_MODEL, TrainConfig
+from eosjax.data.samples.tokens import demo_tokenizer
 from eosjax.data.specs import DatasetSpec, spec_for
-from eosjax.data.tokens import demo_tokenizer
 from eosjax.models.hf import files
 from eosjax.models.hf.config import PUBLISHED, vla_config_from_hf
 from eosjax.models.hf.pretrained import Pretrained
 from eosjax.models.openvla import VLAConfig
-from eosjax.training.setup import PolicySource
+from eosjax.reports.tables import table
+from eosjax.runs.policy_source import PolicySource
+from eosjax.training import plan
+from eosjax.training.plan import Memory, Step, count
 from eosjax.training.state import Params
 from eosjax.types import UserError
 
@@ -56,9 +56,9 @@ def run(args: argparse.Namespace) -> int:
     vla_config, source = policy_shape(config, spec_for(config.mixture[0].name, config.dataset_specs))
     text_length = PROMPT_TOKENS + vla_config.action_tokens + 3
     sizes = (config.batch_size, _MORE * config.batch_size)
-    steps = [plan_step.trace_step(config, vla_config, text_length, size) for size in sizes]
+    steps = [plan.trace_step(config, vla_config, text_length, size) for size in sizes]
     with ThreadPoolExecutor() as threads:
-        memories = list(threads.map(plan_step.measure, steps))
+        memories = list(threads.map(plan.measure, steps))
     print(f"{config.vla_path}: {source}\n")
     print(_parameters(steps[0]) + "\n")
     print(_memory(config, memories) + "\n")
@@ -126,7 +126,7 @@ def _parameters(step: Step) -> str:
     for name, tree in _groups({**step.frozen, **trainable}).items():
         state = "trained" if name in trainable or "vla" in trainable else "frozen"
         dtypes = sorted({str(leaf.dtype) for leaf in jax.tree.leaves(tree)})
-        rows.append((name, f"{count(tree):,}", _gb(plan_step.size_in_bytes(tree)), f"{state}, {' and '.join(dtypes)}"))
+        rows.append((name, f"{count(tree):,}", _gb(plan.size_in_bytes(tree)), f"{state}, {' and '.join(dtypes)}"))
     rows.append(("all", f"{count(step.frozen) + count(trainable):,}", "", f"{count(trainable):,} of them trained"))
     return table(rows, right=" rr")
 
@@ -144,8 +144,8 @@ def _memory(config: TrainConfig, memories: list[Memory]) -> str:
 
 def _conclusions(config: TrainConfig, memory_gb: float, step: Step, memories: list[Memory]) -> str:
     size = config.batch_size
-    most = plan_step.largest_batch((size, memories[0]), (_MORE * size, memories[1]), memory_gb * 1e9)
-    flops = plan_step.count_flops(step)
+    most = plan.largest_batch((size, memories[0]), (_MORE * size, memories[1]), memory_gb * 1e9)
+    flops = plan.count_flops(step)
     samples = size * config.grad_accumulation_steps
     lines = [
         f"an update on a device ({samples} sample(s)): {flops / 1e12:,.3g} TFLOP in matrix products",

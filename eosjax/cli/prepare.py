@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from eosjax.cli.common import add_dataset_flags, open_dataset, table
+from eosjax.cli.common import add_dataset_flags, open_dataset
 from eosjax.config import parse_mixture
+from eosjax.reports.tables import table
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:

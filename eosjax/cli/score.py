@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from eosjax.cli import common
-from eosjax.cli.common import table
-from eosjax.cli.event_page import render
-from eosjax.evaluation.event_report import EventReport, delay_row, event_rows, frame_rows
-from eosjax.evaluation.measure import NMS_WINDOW
-from eosjax.evaluation.score_file import read_scores
+from eosjax.ends.measure import NMS_WINDOW
+from eosjax.ends.score_file import read_scores
+from eosjax.reports.event_page import render
+from eosjax.reports.scores import EventReport
+from eosjax.reports.tables import delay_row, event_rows, frame_rows, table
 from eosjax.types import UserError
 
 METRICS, PAGE = "metrics.json", "report.html"

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from eosjax.config import TrainConfig
 from eosjax.data.stats import stats_to_json
-from eosjax.training.saved import SavedRun, load_run
-from eosjax.training.setup import PolicySource, RunData, open_data
+from eosjax.runs.data import RunData, open_data
+from eosjax.runs.load import SavedRun, load_run
+from eosjax.runs.policy_source import PolicySource
 from eosjax.types import UserError
 
 # Where the data are may have changed since the run; what they are may not.
@@ -30,7 +31,7 @@ def load_with_eos(args: argparse.Namespace) -> SavedRun:
 
     Raises:
       UserError: it has no EOS head.
-      eosjax.training.checkpoint.CheckpointError: see `load_run`.
+      eosjax.runs.checkpoint.CheckpointError: see `load_run`.
     """
     saved = load_run(args.checkpoint, args.step)
     if not saved.config.use_eos_classification:

@@ -21,19 +21,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from eosjax.data import images
+from eosjax.data.images import transforms
+from eosjax.data.samples.tokens import PromptTokenizer, evaluation_prompt
 from eosjax.data.specs import Normalisation, spec_for
 from eosjax.data.stats import STATS_FILE, DatasetStats, load_stats, normalise, unnormalise
-from eosjax.data.tokens import PromptTokenizer, evaluation_prompt
-from eosjax.evaluation.calibration import sigmoid
-from eosjax.evaluation.decision import OperatingPoint
-from eosjax.evaluation.protocols import Clock, Rule, cut_chunk
+from eosjax.ends.calibration import sigmoid
+from eosjax.ends.operating_points import OperatingPoint
+from eosjax.ends.protocols import Clock, Rule, cut_chunk
 from eosjax.models import policies
 from eosjax.models.heads import EosHead
 from eosjax.models.openvla import VLAConfig
 from eosjax.models.policies import Params
-from eosjax.training.saved import load_run
-from eosjax.training.setup import PolicySource
+from eosjax.runs.load import load_run
+from eosjax.runs.policy_source import PolicySource
 from eosjax.types import UserError
 
 log = logging.getLogger(__name__)
@@ -74,7 +74,7 @@ class Settings:
 
     @property
     def rule(self) -> Rule | None:
-        """When a sub-step is said to end where a clock runs, for `eosjax.evaluation.protocols.cut_chunk`; None without an EOS head."""
+        """When a sub-step is said to end where a clock runs, for `eosjax.ends.protocols.cut_chunk`; None without an EOS head."""
         return self.eos and self.eos.rule
 
 
@@ -107,7 +107,7 @@ class Policy:
             dataset: whose statistics to use if the run was trained on several datasets.
 
         Raises:
-            eosjax.training.checkpoint.CheckpointError: no run there, no such checkpoint, or a damaged one.
+            eosjax.runs.checkpoint.CheckpointError: no run there, no such checkpoint, or a damaged one.
             UserError: `dataset` is missing or not one of the run's.
 
         Warns (by `logging`) if the threshold was never tried on held-out episodes.
@@ -183,7 +183,7 @@ class Policy:
         for number, image in enumerate(found):
             if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
                 raise ObservationError(f"images: camera {number}: expected uint8 [h w 3], got {image.dtype} {list(image.shape)}")
-        prepare = images.centre_crop if self.settings.image_aug else images.resize
+        prepare = transforms.centre_crop if self.settings.image_aug else transforms.resize
         return np.stack([prepare(image, self.config.dino.image_size) for image in found])
 
     def _proprio(self, row: Mapping[str, Any]) -> np.ndarray:

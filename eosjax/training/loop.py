@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -13,25 +14,29 @@ import numpy as np
 from eosjax import config as configs
 from eosjax import flags
 from eosjax.config import ConfigError, TrainConfig
-from eosjax.data.advice import explain_share
-from eosjax.data.loader import EvalLoader, SampleSource, TrainLoader
+from eosjax.data.labels.advice import explain_share
+from eosjax.data.samples.loader import EvalLoader, SampleSource, TrainLoader
 from eosjax.data.stats import STATS_FILE, save_stats, stats_to_json
-from eosjax.evaluation.decision import OperatingPoint, choose
-from eosjax.evaluation.protocols import ChunkedEpisode
-from eosjax.evaluation.summary import summarise
-from eosjax.evaluation.validate import DEPLOYED, figures, predict_split
+from eosjax.ends.calibration import exact_calibration
+from eosjax.ends.measure import DEPLOYED
+from eosjax.ends.operating_points import OperatingPoint, choose, selection
+from eosjax.ends.protocols import ChunkedEpisode
 from eosjax.models.hf.pretrained import PARTS, Pretrained, load_adapter
+from eosjax.models.parts import base_parts, init_params, split_params
 from eosjax.models.policies import Params
-from eosjax.training import metrics, setup
-from eosjax.training.checkpoint import Checkpoints, fetch_fingerprints
-from eosjax.training.correction import exact_calibration, selection
+from eosjax.runs.checkpoint import Checkpoints, fetch_fingerprints
+from eosjax.runs.data import RunData, episode_ends, open_data, share_of_ends
+from eosjax.runs.policy_source import PolicySource
+from eosjax.training import metrics
+from eosjax.training.data_checks import check_ends, describe_data, tune_counts
 from eosjax.training.host_memory import keep_freed_memory
 from eosjax.training.interrupt import stop_signals
 from eosjax.training.logging import Console, MetricWriter, check_wandb, eos_line, waiting_line
 from eosjax.training.parallel import DataParallel, Device, choose_devices
 from eosjax.training.preflight import check_paths
-from eosjax.training.state import Learner, TrainState, all_finite, base_parts, init_params, init_state, make_learner, split_params
+from eosjax.training.state import Learner, TrainState, all_finite, init_state, make_learner
 from eosjax.training.timing import Clock, Lap
+from eosjax.training.validation import figures, predict_split
 from eosjax.types import Batch, UserError
 
 # Of a validation, on the console
@@ -45,36 +50,41 @@ _SHOWN = (
 )
 
 
-def run(config: TrainConfig) -> None:
+# Called once, behind a whole run with a validation: (folder, training split, validation split, what the head says of the latter, operating
+# point) -> lines for the console.
+Report = Callable[[Path, SampleSource, SampleSource, Sequence[ChunkedEpisode], OperatingPoint], str]
+
+
+def run(config: TrainConfig, report: Report | None = None) -> None:
     """Trains a policy as the configuration says: the whole main job, from the data to the report.
 
     Writes to `config.run_dir`: config.yaml, dataset_statistics.json, metrics.jsonl, tensorboard/, checkpoints/ and, with validation,
-    the comparison with simple rules and its plots. SIGINT and SIGTERM end the run behind the current update, with a checkpoint.
+    what `report` adds to it. SIGINT and SIGTERM end the run behind the current update, with a checkpoint.
 
     Raises:
       ConfigError: the configuration cannot be run.
-      eosjax.data.rlds.DatasetError, eosjax.data.substeps.LabelError: the data cannot be used.
-      eosjax.training.checkpoint.CheckpointError: `resume` without a usable checkpoint.
+      eosjax.data.rlds.episodes.DatasetError, eosjax.data.labels.LabelError: the data cannot be used.
+      eosjax.runs.checkpoint.CheckpointError: `resume` without a usable checkpoint.
     """
     check_wandb(config)
     check_paths(config)
     devices = choose_devices(config.num_devices)
     if devices[0].platform == "cpu":
         keep_freed_memory()
-    policy = setup.PolicySource.open(config)
-    data = setup.open_data(config, policy)
+    policy = PolicySource.open(config)
+    data = open_data(config, policy)
     if config.use_eos_classification:
-        setup.check_ends(data)
-    share = setup.share_of_ends(data.train)
-    config, tuned = setup.tune_counts(config, share)
+        check_ends(data)
+    share = share_of_ends(data.train)
+    config, tuned = tune_counts(config, share)
 
     console = Console(config.max_steps, quiet=jax.process_index() != 0)
     learner = make_learner(config, policy.vla_config(config, data.mixture.spec), share)
-    for line in setup.describe_data(data):
+    for line in describe_data(data):
         console.line(line)
     if tuned:
         console.line(tuned)
-    trainer = _Trainer(config, data, share, learner, policy.pretrained, devices, console)
+    trainer = _Trainer(config, data, share, learner, policy.pretrained, devices, console, report)
     console.line(f"{len(devices)} {devices[0].platform} device(s), batch {trainer.global_batch}, run {config.run_dir}")
     trainer.train()
 
@@ -85,14 +95,15 @@ class _Trainer:
     def __init__(
         self,
         config: TrainConfig,
-        data: setup.RunData,
+        data: RunData,
         share: float,
         learner: Learner,
         pretrained: Pretrained | None,
         devices: list[Device],
         console: Console,
+        report: Report | None,
     ) -> None:
-        self.config, self.data, self.share, self.console = config, data, share, console
+        self.config, self.data, self.share, self.console, self.report = config, data, share, console, report
         per_device = config.batch_size * config.grad_accumulation_steps
         self.local_batch = per_device * sum(device.process_index == jax.process_index() for device in devices)
         self.global_batch = per_device * len(devices)
@@ -139,7 +150,7 @@ class _Trainer:
     def _init(self, learner: Learner, pretrained: Pretrained | None) -> tuple[TrainState, Params]:
         init_key, run_key = jax.random.split(jax.random.key(self.config.seed))
         example = self.data.train.batch(np.zeros(1, np.int64))
-        params = jax.jit(lambda key: init_params(learner, example, key, with_base=pretrained is None))(init_key)
+        params = jax.jit(lambda key: init_params(learner.policy, learner.eos_head, example, key, with_base=pretrained is None))(init_key)
         if pretrained is not None:
             params |= self._load(pretrained, learner, params)
         trainable, frozen = split_params(params)
@@ -263,7 +274,7 @@ class _Trainer:
 
     def _choose(self, episodes: list[ChunkedEpisode]) -> OperatingPoint:
         """Where to operate, from what the head says of the held-out episodes."""
-        return choose(episodes, selection(self.config, self.share, self.data.train))
+        return choose(episodes, selection(self.config, self.share, episode_ends(self.data.train)))
 
     def _save(self, step: int, validation: _Validation | None) -> None:
         """Saves behind everything that was logged up to here, so that a resumed run has the same lines."""
@@ -296,8 +307,8 @@ class _Trainer:
         folder = self.config.run_dir
         if step < self.config.max_steps:
             self.console.line(f"stopped at step {step}, saved; go on with --resume True")
-        elif validation and validation.point and self.data.val and jax.process_index() == 0:
-            self.console.line(summarise(folder, self.data.train, self.data.val, validation.episodes, validation.point))
+        elif self.report and validation and validation.point and self.data.val and jax.process_index() == 0:
+            self.console.line(self.report(folder, self.data.train, self.data.val, validation.episodes, validation.point))
         self.console.line(f"run: {folder}")
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from eosjax import config as configs
 from eosjax import flags
 from eosjax.config import ConfigError, TrainConfig
-from eosjax.data.substeps import FORMATS
+from eosjax.data.labels import FORMATS
 
 
 def check_paths(config: TrainConfig) -> None:

@@ -1,16 +1,4 @@
-"""What a training run is made of: the static `Learner` and the `TrainState` that each update replaces.
-
-Parameters are a dict of *parts*, which is what optimizer, metrics and checkpoints speak of:
-
-  vla                     base weights of the policy: trained with `use_lora=False`, otherwise frozen
-  vision_backbone         the encoders, frozen, with `freeze_vision=True` and `use_lora=False`; otherwise in `vla`
-  lora                    adapters of the policy, with `use_lora=True`
-  film                    layers that modulate the encoders, with `use_film=True`; always trained
-  proprio_projector       with `use_proprio=True`; always trained
-  noisy_action_projector  with `use_diffusion=True`; always trained
-  action_head             always trained; a policy whose actions are tokens has none
-  eos_head                with `use_eos_classification=True`; trained from the buffer alone
-"""
+"""What a training run is made of: the static `Learner` and the `TrainState` that each update replaces."""
 
 from __future__ import annotations
 
@@ -24,14 +12,13 @@ from flax import struct
 
 from eosjax.buffer import BalancedBuffer, BalancedBufferState
 from eosjax.config import BALANCED_BUFFER, TrainConfig
-from eosjax.models.film import split_film
 from eosjax.models.heads import EosHead
 from eosjax.models.openvla import VLAConfig
-from eosjax.models.policies import MODULES, Params, Policy, make_policy
+from eosjax.models.parts import make_eos_head
+from eosjax.models.policies import Params, Policy, make_policy
 from eosjax.training.metrics import ACTION_SUMS, EOS_SUMS, zero_window
 from eosjax.training.objectives import BufferObjective, EosObjective, FreshObjective
 from eosjax.training.optim import learning_rate_schedule, make_optimizer
-from eosjax.types import Batch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +59,7 @@ def make_learner(config: TrainConfig, vla_config: VLAConfig, share_of_ends: floa
     with_eos = config.use_eos_classification
     return Learner(
         policy=make_policy(vla_config),
-        eos_head=EosHead(hidden_dim=config.eos_hidden_dim, dropout=config.eos_dropout) if with_eos else None,
+        eos_head=make_eos_head(config),
         objective=make_objective(config, share_of_ends) if with_eos else None,
         optimizer=make_optimizer(config),
         schedule=learning_rate_schedule(config),
@@ -98,52 +85,6 @@ def make_buffer(config: TrainConfig) -> BalancedBuffer:
         sample_negative=config.eos_sample_negative,
         min_positive=config.eos_min_positive,
         min_negative=config.eos_min_negative,
-    )
-
-
-def init_params(learner: Learner, batch: Batch, rng: jax.Array, *, with_base: bool = True) -> Params:
-    """Random parameters of all parts, in the dtypes that the modules ask for; without those of `base_parts` unless `with_base`.
-
-    To be jitted: what is not returned is then not computed either.
-
-    Args:
-      learner: the modules.
-      batch: a batch of the right shapes; its values do not matter.
-      rng: key.
-    """
-    keys = dict(zip(("vla", "lora", "action_head", "eos_head"), jax.random.split(rng, 4), strict=True))
-    vla = learner.policy.vla
-    variables = vla.init({"params": keys["vla"], "lora": keys["lora"]}, batch.images, batch.input_ids, batch.attn_mask, batch.proprio)
-    base = dict(variables["params"])
-    params: Params = {part: base.pop(part) for part in MODULES if part in base and part != "vision_backbone"}
-    if vla.config.film:
-        base, params["film"] = split_film(base)
-    if with_base:
-        params |= base_parts(base, vla.config)
-    if "lora" in variables:
-        params["lora"] = variables["lora"]
-    if (head := learner.policy.init_head(keys["action_head"])) is not None:
-        params["action_head"] = head
-    if learner.eos_head is not None:
-        hidden = jnp.zeros((vla.config.action_dim, vla.config.llama.width))
-        params["eos_head"] = learner.eos_head.init(keys["eos_head"], hidden)["params"]
-    return params
-
-
-def base_parts(base: Params, config: VLAConfig) -> Params:
-    """The parts that the base weights of `OpenVLA` make up: `vla`, or `vla` and the frozen `vision_backbone`."""
-    if not config.freeze_vision or config.lora_rank:
-        return {"vla": base}
-    rest = dict(base)
-    return {"vision_backbone": rest.pop("vision_backbone"), "vla": rest}
-
-
-def split_params(params: Params) -> tuple[Params, Params]:
-    """Splits the parts into (trainable, frozen): with adapters the base is frozen, without them all but encoders that stand apart."""
-    frozen = {"vla"} if "lora" in params else {"vision_backbone"}
-    return (
-        {part: tree for part, tree in params.items() if part not in frozen},
-        {part: tree for part, tree in params.items() if part in frozen},
     )
 
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from eosjax.bench import full, full_report
-from eosjax.evaluation.baselines import ORACLE
-from eosjax.evaluation.comparison import HEAD
+from eosjax.ends.baselines import ORACLE
+from eosjax.ends.comparison import HEAD
 from eosjax.flags import parse
-from eosjax.training.saved import load_run
-from eosjax.training.setup import PolicySource, open_data
+from eosjax.runs.data import PolicySource, open_data
+from eosjax.runs.load import load_run
 from eosjax.types import UserError
 
 FLAGS = (

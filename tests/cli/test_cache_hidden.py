@@ -6,11 +6,12 @@ import jax
 import numpy as np
 
 from eosjax.bench.cache import open_cache
-from eosjax.data.loader import EvalLoader
+from eosjax.data.samples.loader import EvalLoader
 from eosjax.models.heads import EosHead
-from eosjax.training.saved import load_run
-from eosjax.training.setup import PolicySource, open_data
-from eosjax.training.state import make_learner, split_params
+from eosjax.models.parts import split_params
+from eosjax.runs.data import PolicySource, open_data
+from eosjax.runs.load import load_run
+from eosjax.training.state import make_learner
 from eosjax.training.step import predict
 
 

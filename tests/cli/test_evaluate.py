@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from eosjax.training.saved import load_run
+from eosjax.runs.load import load_run
 from tests.cli.page import Page
 
 

@@ -18,7 +18,7 @@ from eosjax.models.hf.pretrained import PARTS, Pretrained
 from eosjax.models.hf.weights import WeightsError
 from eosjax.models.openvla import OpenVLA
 from eosjax.models.policies import vla_variables
-from eosjax.training.saved import load_run
+from eosjax.runs.load import load_run
 from tests import saved_runs
 from tests.checkpoints import write_checkpoint
 

@@ -6,7 +6,7 @@ import json
 import pytest
 from PIL import Image
 
-from eosjax.cli import inspect_page
+from eosjax.reports import inspect_page
 from tests.cli.page import Page
 
 

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from eosjax.cli import common
+from eosjax.data.labels import import_labels, join_labels
 from eosjax.data.specs import DatasetSpec
-from eosjax.data.substeps import import_labels, join_labels
-from tests.data.test_labeller import one_cycle
+from tests.data.labels.test_labeller import one_cycle
 
 TASKS = ["put the cup on the tray", "wave"]
 

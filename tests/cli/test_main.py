@@ -5,7 +5,8 @@ import sys
 import pytest
 
 from eosjax import cli
-from eosjax.cli import common, inspect, prepare
+from eosjax.cli import inspect, prepare
+from eosjax.reports.tables import table
 from eosjax.types import UserError
 
 
@@ -78,7 +79,7 @@ def test_a_file_that_cannot_be_written_is_a_user_error(tmp_path):
 
 
 def test_columns_of_a_table_are_aligned():
-    assert common.table([("a", 1, ""), ("bcd", 20, "x")], right=" r") == "a     1\nbcd  20  x"
+    assert table([("a", 1, ""), ("bcd", 20, "x")], right=" r") == "a     1\nbcd  20  x"
 
 
 def test_inspect_has_its_own_status_for_labels_that_do_not_fit():

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from jax import lax
 
-from eosjax.cli import plan, plan_step
-from eosjax.cli.plan_step import Memory, Step, count, count_flops, largest_batch, size_in_bytes
+from eosjax.cli import plan
 from eosjax.config import TrainConfig
 from eosjax.data.specs import DatasetSpec
 from eosjax.models.hf.config import PUBLISHED
-from eosjax.training.state import init_params, init_state, make_learner, split_params
+from eosjax.models.parts import init_params, split_params
+from eosjax.training.plan import Memory, Step, abstract_batch, count, count_flops, largest_batch, measure, size_in_bytes, trace_step
+from eosjax.training.state import init_state, make_learner
 from eosjax.types import UserError
 from tests.checkpoints import HEADS, write_checkpoint
 from tests.training.conftest import CONFIG, TINY
@@ -52,13 +53,13 @@ def test_flops_of_loops_and_of_what_is_recomputed():
 @pytest.fixture(scope="module")
 def step():
     """The step of the tiny learner, traced for 3 samples."""
-    return plan_step.trace_step(CONFIG, TINY, 18, 3)
+    return trace_step(CONFIG, TINY, 18, 3)
 
 
 def test_memory_has_everything_that_the_step_is_given(step, monkeypatch):
     analyses, analyse = [], jax.stages.Compiled.memory_analysis
     monkeypatch.setattr(jax.stages.Compiled, "memory_analysis", lambda self: analyses.append(analyse(self)) or analyses[0])
-    memory = plan_step.measure(step)
+    memory = measure(step)
     scalars = 512  # step, key, sums of the metrics
     assert 0 <= analyses[0].argument_size_in_bytes - (memory.peak - memory.temporaries) < scalars
     assert memory.temporaries == analyses[0].temp_size_in_bytes > memory.trained  # the gradients, at the least
@@ -67,7 +68,7 @@ def test_memory_has_everything_that_the_step_is_given(step, monkeypatch):
 def test_sizes_are_those_of_real_arrays(step):
     learner = make_learner(CONFIG, TINY)
     batch = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), step.batch)
-    trainable, frozen = split_params(jax.jit(lambda key: init_params(learner, batch, key))(jax.random.key(0)))
+    trainable, frozen = split_params(jax.jit(lambda key: init_params(learner.policy, learner.eos_head, batch, key))(jax.random.key(0)))
     state = init_state(learner, trainable, jax.random.key(0))
     for real, shapes in ((state, step.state), (frozen, step.frozen), (batch, step.batch)):
         found = [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(shapes)]
@@ -78,7 +79,7 @@ def test_sizes_are_those_of_real_arrays(step):
 
 def test_accumulation_takes_its_samples_at_once():
     config = TrainConfig(grad_accumulation_steps=3)
-    assert {len(leaf.shape) and leaf.shape[0] for leaf in plan_step.abstract_batch(config, TINY, 18, 4)} == {12}
+    assert {len(leaf.shape) and leaf.shape[0] for leaf in abstract_batch(config, TINY, 18, 4)} == {12}
 
 
 def test_largest_batch_lies_on_the_line():
@@ -98,8 +99,8 @@ def test_openvla_7b_is_known_without_weights_and_network(monkeypatch):
     assert "as published" in source
     assert vla_config.param_dtype == "bfloat16"
     learner = make_learner(TrainConfig(), vla_config)
-    batch = plan_step.abstract_batch(TrainConfig(), vla_config, 99, 1)
-    params = jax.eval_shape(lambda batch, key: init_params(learner, batch, key), batch, jax.random.key(0))
+    batch = abstract_batch(TrainConfig(), vla_config, 99, 1)
+    params = jax.eval_shape(lambda batch, key: init_params(learner.policy, learner.eos_head, batch, key), batch, jax.random.key(0))
     assert count(params["vla"]) == OPENVLA_7B - NOT_RUN
 
 
@@ -133,19 +134,19 @@ def test_config_json_from_the_hub(tmp_path, monkeypatch):
 
 def test_the_command(run, monkeypatch):
     monkeypatch.setattr("eosjax.cli.COMMANDS", {"plan": "…"})
-    asked, trace = [], plan_step.trace_step
+    asked = []
 
     @functools.cache
-    def trace_step(*args):
+    def traced(*args):
         asked.append(args)
-        return trace(*args)
+        return trace_step(*args)
 
-    def measure(step):
+    def made_up(step):
         rows = len(step.batch.key)
         return Memory(1_000_000_000, 200_000_000, 400_000_000, 0, rows * 1_000_000, 300_000_000 + rows * 99_000_000)
 
-    monkeypatch.setattr(plan_step, "trace_step", trace_step)
-    monkeypatch.setattr(plan_step, "measure", measure)
+    monkeypatch.setattr("eosjax.training.plan.trace_step", traced)
+    monkeypatch.setattr("eosjax.training.plan.measure", made_up)
     flags = ["--vla_path", "demo", "--use_lora=False", "--batch-size", 2, "--use_proprio", "--num_images_in_input", 2]
     status, out, err = run("plan", "--memory_gb", "4.05", *flags)
     assert (status, err) == (0, "")

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from eosjax.cli import event_page
-from eosjax.evaluation.event_report import EventReport
-from eosjax.evaluation.measure import ScoredEpisode
+from eosjax.ends.measure import ScoredEpisode
+from eosjax.reports import event_page
+from eosjax.reports.scores import EventReport
 from tests.cli.page import Page
 
 DOCS = Path(__file__).parents[2] / "docs" / "evaluation.md"

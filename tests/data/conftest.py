@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from eosjax.data.frames import FrameStore
-from eosjax.data.frames_build import write_store
-from eosjax.data.loader import SampleSource
-from eosjax.data.mixture import LabelledDataset, Mixture, stored_stats
-from eosjax.data.rlds import Episode
+from eosjax.data.frames.build import write_store
+from eosjax.data.frames.store import FrameStore
+from eosjax.data.labels import Labels
+from eosjax.data.rlds.episodes import Episode
+from eosjax.data.samples.loader import SampleSource
+from eosjax.data.samples.mixture import LabelledDataset, Mixture, stored_stats
+from eosjax.data.samples.tokens import demo_tokenizer
 from eosjax.data.specs import DatasetSpec
-from eosjax.data.substeps import Labels
-from eosjax.data.tokens import demo_tokenizer
 
 INSTRUCTIONS = ("close it", "open it", "push it")
 

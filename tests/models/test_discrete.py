@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from eosjax import losses
-from eosjax.data.action_tokens import ActionTokenizer
 from eosjax.models import action_tokens
 from eosjax.models.openvla import OpenVLA
+from tests.models.reference_tokens import ActionTokenizer
 
 VOCAB, ROWS = 290, 300  # of the text, and of the embedding
 CHUNK, ACTION_DIM = 2, 3

@@ -8,16 +8,17 @@ import numpy as np
 import pytest
 
 from eosjax.config import TrainConfig
+from eosjax.data.samples.tokens import demo_tokenizer
 from eosjax.data.specs import DatasetSpec
 from eosjax.data.stats import DatasetStats, FieldStats
-from eosjax.data.tokens import demo_tokenizer
-from eosjax.evaluation.calibration import Calibration, prior_shift
-from eosjax.evaluation.decision import OperatingPoint
+from eosjax.ends.calibration import Calibration, prior_shift
+from eosjax.ends.operating_points import OperatingPoint
 from eosjax.models.llama import LlamaConfig
 from eosjax.models.openvla import VLAConfig
+from eosjax.models.parts import init_params
 from eosjax.models.vit import ViTConfig
 from eosjax.serving.policy import Policy, Settings
-from eosjax.training.state import init_params, make_learner
+from eosjax.training.state import make_learner
 from eosjax.types import Batch
 from tests.data.conftest import make_dataset, make_source, make_store  # noqa: F401  # fixtures
 
@@ -52,7 +53,7 @@ def params(config=TINY, with_eos=True):
     )
     flags = {"vla_path": "demo", "use_lora": False, "eos_hidden_dim": 16, "use_eos_classification": with_eos}
     learner = make_learner(TrainConfig(**flags), config)
-    tree = jax.eval_shape(functools.partial(init_params, learner), shapes, jax.random.key(0))
+    tree = jax.eval_shape(functools.partial(init_params, learner.policy, learner.eos_head), shapes, jax.random.key(0))
     rng = np.random.default_rng(0)
     return jax.tree.map(lambda leaf: (0.3 * rng.standard_normal(leaf.shape)).astype(leaf.dtype), tree)
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from benchmarks import parity
+from eosjax.data.samples.tokens import load_tokenizer
 from eosjax.data.stats import load_stats, unnormalise
-from eosjax.data.tokens import load_tokenizer
-from eosjax.evaluation.calibration import Calibration
-from eosjax.evaluation.decision import OperatingPoint
+from eosjax.ends.calibration import Calibration
+from eosjax.ends.operating_points import OperatingPoint
 from eosjax.serving.policy import Policy, Settings
 
 GOLDEN = pathlib.Path(__file__).resolve().parents[3] / "shared" / "reference" / "golden"

@@ -8,18 +8,18 @@ import numpy as np
 import pytest
 
 from eosjax.config import TrainConfig
+from eosjax.data.samples.tokens import demo_tokenizer
 from eosjax.data.specs import DatasetSpec
 from eosjax.data.stats import STATS_FILE, save_stats
-from eosjax.data.tokens import demo_tokenizer
-from eosjax.evaluation.calibration import Calibration
-from eosjax.evaluation.decision import OperatingPoint
-from eosjax.evaluation.protocols import Clock, Rule
+from eosjax.ends.calibration import Calibration
+from eosjax.ends.operating_points import OperatingPoint
+from eosjax.ends.protocols import Clock, Rule
 from eosjax.models.openvla import OpenVLA, with_action_tokens
 from eosjax.models.policies import vla_variables
+from eosjax.runs.checkpoint import CheckpointError
+from eosjax.runs.data import PolicySource
 from eosjax.serving import policy as module
 from eosjax.serving.policy import ObservationError, Outputs, Policy, first_end
-from eosjax.training.checkpoint import CheckpointError
-from eosjax.training.setup import PolicySource
 from eosjax.types import UserError
 from tests.saved_runs import POINT, random_like, save_run
 from tests.serving.conftest import SETTINGS, TINY, params
@@ -64,7 +64,7 @@ def test_a_frame_is_seen_as_in_evaluation(make_source, make_policy, image_aug):
     batch = source.batch(np.array([2, 5]))
     noise = rng.integers(0, 256, (2, 2, 20, 24, 3), dtype=np.uint8)
     policy = make_policy(source.data.datasets[0].stats, image_aug=image_aug)
-    prepare = module.images.centre_crop if image_aug else module.images.resize
+    prepare = module.transforms.centre_crop if image_aug else module.transforms.resize
     batch = batch._replace(images=np.stack([[prepare(view, TINY.dino.image_size) for view in row] for row in noise]))
     names = source.data.labels.instructions
     frames = source.anchors[[2, 5]]

@@ -10,8 +10,9 @@ import pytest
 from eosjax.config import TrainConfig
 from eosjax.models.llama import LlamaConfig
 from eosjax.models.openvla import VLAConfig, with_action_tokens
+from eosjax.models.parts import init_params, split_params
 from eosjax.models.vit import ViTConfig
-from eosjax.training.state import init_params, init_state, make_learner, split_params
+from eosjax.training.state import init_state, make_learner
 from eosjax.training.step import train_step
 from eosjax.types import Batch
 
@@ -75,7 +76,7 @@ def build(lora_rank=0, kind="regression", **flags):
     config = dataclasses.replace(CONFIG, **flags)
     learner = make_learner(config, dataclasses.replace(KINDS[kind], lora_rank=lora_rank), share_of_ends=0.3)
     example = random_batch(np.random.default_rng(0), 1)
-    params = jax.jit(lambda key: init_params(learner, example, key))(jax.random.key(3))
+    params = jax.jit(lambda key: init_params(learner.policy, learner.eos_head, example, key))(jax.random.key(3))
     trainable, frozen = split_params(params)
     return learner, init_state(learner, trainable, jax.random.key(4)), frozen
 

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eosjax.data.action_tokens import ActionTokenizer
 from eosjax.models.diffusion import DDIM
 from eosjax.models.openvla import NoisyActions
+from eosjax.models.parts import init_params
 from eosjax.models.policies import Observation, make_policy, vla_variables
-from eosjax.training.state import init_params
+from tests.models.reference_tokens import ActionTokenizer
 from tests.training.conftest import KINDS, TINY, build, random_batch
 
 DROPOUT = jax.random.key(8)
@@ -47,7 +47,7 @@ def test_parts_make_up_the_variables(kind):
     chex.assert_trees_all_equal_shapes(vla_variables(params), whole)
     size = lambda tree: sum(leaf.size for leaf in jax.tree.leaves(tree))
     assert size({part: tree for part, tree in params.items() if not part.endswith("_head")}) == size(whole)
-    without = jax.eval_shape(lambda key: init_params(learner, batch, key, with_base=False), jax.random.key(0))
+    without = jax.eval_shape(lambda key: init_params(learner.policy, learner.eos_head, batch, key, with_base=False), jax.random.key(0))
     assert set(params) - set(without) == {"vla", "vision_backbone"} & set(params)
 
 

@@ -13,8 +13,8 @@ from eosjax.config import ConfigError
 from eosjax.flags import parse
 from eosjax.models.heads import EosHead
 from eosjax.models.hf.weights import WeightsError, export_part
-from eosjax.training import run
-from eosjax.training.saved import load_run
+from eosjax.runs.load import load_run
+from eosjax.training.loop import run
 from tests.checkpoints import HEADS, write_checkpoint
 
 

@@ -1,0 +1,145 @@
+"""Builds frame stores (see `eosjax.data.frames.store`); `python -m eosjax.data.frames.build` is the process that reads the dataset."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import itertools
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue]
+from tqdm import tqdm
+
+from eosjax.data.frames.store import Part, pack_images, part_file
+from eosjax.data.rlds.episodes import DatasetError, Episode, num_episodes, read_episodes
+from eosjax.data.rlds.process import exit_with
+from eosjax.data.specs import DatasetSpec
+from eosjax.types import UserError
+
+# A part ends with the episode that reaches this size. It bounds what a killed build loses (seconds), and the number of files
+# that a reader has open: 250 for a dataset of 128 GB.
+_PART_BYTES = 512 << 20
+
+
+def build_store(data_root: str | Path, name: str, spec: DatasetSpec, folder: Path) -> None:
+    """Makes the store `folder` of a dataset unless it exists, going on where a killed build stopped.
+
+    Whoever comes second waits for the first. The lock is held here, in the process that writes: a process that started this one
+    and dies does not let another one in. The system releases it when this process ends, however it ends.
+
+    Raises:
+        DatasetError: see `eosjax.data.rlds.episodes.read_episodes`; nothing of the store remains then.
+    """
+    with open(folder.with_name(folder.name + ".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if folder.exists():
+            return
+        building = folder.with_name(f".{folder.name}.building")
+        building.mkdir(exist_ok=True)
+        start = finished_episodes(building)
+        progress = tqdm(
+            read_episodes(data_root, name, spec, start),
+            total=num_episodes(data_root, name),
+            initial=start,
+            desc=f"building the frame store of {name}",
+            unit="episode",
+            disable=not sys.stderr.isatty(),
+        )
+        try:
+            write_store(iter(progress), name, building)
+        except UserError:
+            shutil.rmtree(building)
+            raise
+        os.replace(building, folder)
+
+
+def finished_episodes(folder: Path) -> int:
+    """Number of episodes in the finished parts of a store that is being built. Deletes every other file in `folder`."""
+    finished = _finished_parts(folder)
+    keep = {part_file(folder, number, kind) for number in range(len(finished)) for kind in ("array_record", "npz", "json")}
+    for path in set(folder.iterdir()) - keep:
+        path.unlink()
+    return sum(len(part.lengths) for part in finished)
+
+
+def write_store(episodes: Iterator[Episode], name: str, folder: Path, part_bytes: int = _PART_BYTES) -> None:
+    """Completes the store in the existing `folder`, holding one episode's images at a time.
+
+    Args:
+        episodes: from the first one on that is in none of the finished parts (see `finished_episodes`).
+        name: the dataset.
+        folder: empty, or with the finished parts of a build that stopped.
+        part_bytes: size of a part; two builds of a store are the same, byte by byte, if it is.
+
+    Raises:
+        DatasetError: there is no episode.
+    """
+    number = len(_finished_parts(folder))
+    while _write_part(episodes, folder, number, part_bytes):
+        number += 1
+    if number == 0:
+        raise DatasetError(f"dataset {name}: no episode in it")
+    _write_text(folder / "store.json", json.dumps({"name": name, "parts": number}))
+
+
+def _finished_parts(folder: Path) -> list[Part]:
+    finished = []
+    with contextlib.suppress(DatasetError):  # what the first damaged part says
+        for number in itertools.count():
+            if not part_file(folder, number, "json").exists():
+                break
+            finished.append(Part.load(folder, number))
+    return finished
+
+
+def _write_part(episodes: Iterator[Episode], folder: Path, number: int, part_bytes: int) -> bool:
+    """Writes the next part; False if there was no episode left for it. Its JSON file comes last: with that it is finished."""
+    first = next(episodes, None)
+    if first is None:
+        return False
+    # One record a group: a read decodes nothing but its own record. The images are compressed already.
+    path = part_file(folder, number, "array_record")
+    writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1,uncompressed")
+    rows, size = [], 0
+    try:
+        for episode in itertools.chain([first], episodes):
+            for views in zip(*episode.images, strict=True):
+                record = pack_images(views)
+                writer.write(record)
+                size += len(record)
+            rows.append((episode.actions, episode.proprio, len(episode), episode.task, episode.file_path))
+            if size >= part_bytes:
+                break
+    finally:
+        writer.close()
+    actions, proprio, lengths, tasks, file_paths = zip(*rows, strict=True)
+    columns = part_file(folder, number, "npz")
+    np.savez(columns, actions=np.concatenate(actions), proprio=np.concatenate(proprio), lengths=np.array(lengths, np.int64))
+    meta = {
+        "tasks": tasks,
+        "file_paths": file_paths,
+        "bytes": {"array_record": path.stat().st_size, "npz": columns.stat().st_size},
+    }
+    _write_text(part_file(folder, number, "json"), json.dumps(meta))
+    return True
+
+
+def _write_text(path: Path, text: str) -> None:
+    """Writes a file that is either absent or complete."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text)
+    os.replace(temporary, path)
+
+
+def _main(data_root: str, name: str, spec: str, folder: str) -> None:
+    build_store(data_root, name, DatasetSpec.from_json(spec), Path(folder))
+
+
+if __name__ == "__main__":
+    exit_with(lambda: _main(*sys.argv[1:]))

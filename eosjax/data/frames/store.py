@@ -1,0 +1,210 @@
+"""The frame store: an RLDS dataset as random-access frames on disk, built once and then read without TensorFlow.
+
+A store is a folder of parts, each some hundred megabytes of whole episodes: `part-N.array_record` (a record a frame: the encoded
+images), `part-N.npz` (actions, proprio, lengths of the episodes) and `part-N.json` (texts, file sizes), and of `store.json`, which
+tells how many parts there are. It gets its final name in one rename: a store that exists is complete.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue]
+
+from eosjax.data.rlds.episodes import DatasetError, dataset_dir
+from eosjax.data.rlds.process import run_module
+from eosjax.data.rlds.tfrecord import record_checksums
+from eosjax.data.specs import DatasetSpec
+from eosjax.types import UserError
+
+FORMAT_VERSION = 2  # part of the fingerprint: raise it when the files of a store change their meaning
+# Fields of a description that say how a store is used, not what is in it.
+_NOT_STORED = ("action_mask", "normalisation", "chunk", "control_hz")
+_LENGTH = struct.Struct("<I")
+_SAMPLE_BYTES = 1 << 16
+_DAMAGED = "delete this folder to build it again"
+
+
+def default_cache_dir() -> Path:
+    """The folder of the frame stores: the environment variable EOSJAX_CACHE, or `~/.cache/eosjax`."""
+    return Path(os.environ.get("EOSJAX_CACHE") or "~/.cache/eosjax").expanduser()
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """One part of a store but for its images: n frames in e episodes."""
+
+    actions: np.ndarray  # f32 [n a]
+    proprio: np.ndarray  # f32 [n p]
+    lengths: np.ndarray  # i64 [e]
+    tasks: list[str]
+    file_paths: list[str]
+
+    @classmethod
+    def load(cls, folder: Path, number: int) -> Part:
+        """Reads part `number` of a store; `DatasetError` if a file of it is missing or has not the size it was written with."""
+        try:
+            meta = json.loads(part_file(folder, number, "json").read_text())
+            for kind, expected in meta["bytes"].items():
+                path = part_file(folder, number, kind)
+                size = path.stat().st_size
+                if size != expected:
+                    raise DatasetError(f"{path}: expected {expected} bytes, got {size}; {_DAMAGED}")
+            with np.load(part_file(folder, number, "npz")) as columns:
+                return cls(columns["actions"], columns["proprio"], columns["lengths"], meta["tasks"], meta["file_paths"])
+        except (OSError, KeyError, json.JSONDecodeError) as error:
+            raise DatasetError(f"frame store {folder}: part {number} is unreadable ({error}); {_DAMAGED}") from error
+
+
+def part_file(folder: Path, number: int, kind: str) -> Path:
+    """The file of a part of a store; `kind` is "array_record", "npz" or "json"."""
+    return folder / f"part-{number:05d}.{kind}"
+
+
+class FrameStore:
+    """All frames of a dataset; N frames in E episodes. Thread-safe and picklable (a copy opens the files again).
+
+    Attributes:
+        folder: where the store is.
+        name: the dataset.
+        actions: f32 [N a], gripper 1 = open, not normalised.
+        proprio: f32 [N p], not normalised.
+        episode_starts: i64 [E + 1]; episode e is the frames `episode_starts[e]` to `episode_starts[e + 1]` (exclusive).
+        tasks: the task instruction of each episode.
+        file_paths: the dataset's `file_path` of each episode.
+    """
+
+    def __init__(self, folder: str | Path):
+        """Opens the store in `folder`; `DatasetError` when its files are damaged."""
+        self.folder = Path(folder)
+        try:
+            meta = json.loads((self.folder / "store.json").read_text())
+            self.name: str = meta["name"]
+            parts = [Part.load(self.folder, number) for number in range(meta["parts"])]
+        except (OSError, KeyError, json.JSONDecodeError) as error:
+            raise DatasetError(f"frame store {self.folder}: unreadable ({error}); {_DAMAGED}") from error
+        self.actions = np.concatenate([part.actions for part in parts])
+        self.proprio = np.concatenate([part.proprio for part in parts])
+        self.episode_starts = np.cumsum(np.concatenate([[0], *(part.lengths for part in parts)]))
+        self.tasks = [task for part in parts for task in part.tasks]
+        self.file_paths = [file_path for part in parts for file_path in part.file_paths]
+        self._part_starts = np.cumsum([0] + [len(part.actions) for part in parts])
+        self._readers: list[Any] = [None] * len(parts)
+
+    @property
+    def num_frames(self) -> int:
+        """N."""
+        return len(self.actions)
+
+    @property
+    def num_episodes(self) -> int:
+        """E."""
+        return len(self.tasks)
+
+    def locate(self, frame: int) -> tuple[int, int]:
+        """(episode, step) of a frame."""
+        episode = int(np.searchsorted(self.episode_starts, frame, side="right")) - 1
+        return episode, int(frame - self.episode_starts[episode])
+
+    def images(self, frame: int) -> tuple[bytes, ...]:
+        """The encoded images of a frame, in the order of the description's `image_keys`; `IndexError` for no frame."""
+        if not 0 <= frame < self.num_frames:
+            raise IndexError(f"frame {frame} of {self.name}: expected 0 to {self.num_frames - 1}")
+        part = int(np.searchsorted(self._part_starts, frame, side="right")) - 1
+        path = part_file(self.folder, part, "array_record")
+        if self._readers[part] is None:  # two threads may both open one; either will do
+            # Options for random access: nothing is read ahead.
+            self._readers[part] = array_record_module.ArrayRecordReader(str(path), "readahead_buffer_size:0,max_parallelism:0")
+        try:
+            return unpack_images(self._readers[part].read([int(frame - self._part_starts[part])])[0])
+        except (RuntimeError, ValueError, struct.error) as error:
+            episode, step = self.locate(frame)
+            raise DatasetError(f"{path}: episode {episode}, step {step}: unreadable record: {error}") from error
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_readers": [None] * len(self._readers)}
+
+
+def open_store(data_root: str | Path, name: str, spec: DatasetSpec, cache_dir: str | Path | None = None) -> FrameStore:
+    """The frame store of dataset `name` under `data_root`; a process of its own builds it unless it is in the cache.
+
+    The store is found by a fingerprint of its source, so that a changed dataset or description gets a new one. A build that was
+    killed is taken up where it stopped; of several processes one builds and the others wait.
+
+    Args:
+        data_root: folder of the datasets.
+        name: dataset name.
+        spec: its description; see `eosjax.data.specs.spec_for`.
+        cache_dir: folder of the stores; None for `default_cache_dir()`.
+
+    Raises:
+        DatasetError: see `eosjax.data.rlds.episodes.read_episodes`; or a damaged store.
+    """
+    cache = Path(cache_dir).expanduser() if cache_dir is not None else default_cache_dir()
+    folder = cache / f"{name}-{fingerprint(data_root, name, spec)[:16]}"
+    if not folder.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        try:
+            run_module("eosjax.data.frames.build", data_root, name, spec.to_json(), folder)
+        except UserError as error:
+            raise DatasetError(str(error)) from error
+    return FrameStore(folder)
+
+
+def fingerprint(data_root: str | Path, name: str, spec: DatasetSpec) -> str:
+    """Hex digest of what a store is made of: the dataset's metadata and contents, and the description.
+
+    Times do not count, so that a copy of a dataset has the fingerprint of the dataset. Reading all of it at each start would take
+    longer than anything else there. A TFRecord file has a checksum of every record (CRC-32C) beside its length: together they
+    change with any byte of the records, and are 16 bytes to read for an episode. Other formats compress their records, so that
+    other contents have another size and another index at the end of the file: of those the size and three samples count.
+    """
+    folder = dataset_dir(data_root, name)
+    fields = {field: value for field, value in dataclasses.asdict(spec).items() if field not in _NOT_STORED}
+    digest = hashlib.sha256(json.dumps([FORMAT_VERSION, fields], sort_keys=True).encode())
+    for path in sorted(path for path in folder.iterdir() if path.is_file()):
+        is_metadata = path.name in ("dataset_info.json", "features.json")
+        if path.suffix == ".json" and not is_metadata:
+            continue  # programs put their statistics beside a dataset
+        digest.update(f"\n{path.name} {path.stat().st_size}\n".encode())
+        if is_metadata:
+            digest.update(path.read_bytes())
+        elif ".tfrecord" in path.name:
+            digest.update(record_checksums(path))
+        else:
+            digest.update(_samples(path))
+    return digest.hexdigest()
+
+
+def _samples(path: Path) -> bytes:
+    """The beginning, the middle and the end of a file."""
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        pieces = []
+        for start in (0, size // 2, max(size - _SAMPLE_BYTES, 0)):
+            file.seek(start)
+            pieces.append(file.read(_SAMPLE_BYTES))
+    return b"".join(pieces)
+
+
+def pack_images(views: Sequence[bytes]) -> bytes:
+    """The record of a frame: each image after its length."""
+    return b"".join(part for view in views for part in (_LENGTH.pack(len(view)), view))
+
+
+def unpack_images(record: bytes) -> tuple[bytes, ...]:
+    """Inverse of `pack_images`; `struct.error` for bytes of another kind."""
+    views, at = [], 0
+    while at < len(record):
+        (length,) = _LENGTH.unpack_from(record, at)
+        at += _LENGTH.size + length
+        views.append(record[at - length : at])
+    return tuple(views)

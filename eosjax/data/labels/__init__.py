@@ -1,0 +1,22 @@
+"""Sub-step labels: importers of the known formats into one table of segments, the verified join with frames, an exporter."""
+
+from eosjax.data.labels.export import canonical, export_labels
+from eosjax.data.labels.formats import FORMATS, import_labels
+from eosjax.data.labels.join import Episodes, Labels, join_labels, task_labels
+from eosjax.data.labels.table import LabelError, Problem, Segment, SegmentTable, make_table
+
+__all__ = [
+    "FORMATS",
+    "Episodes",
+    "LabelError",
+    "Labels",
+    "Problem",
+    "Segment",
+    "SegmentTable",
+    "canonical",
+    "export_labels",
+    "import_labels",
+    "join_labels",
+    "make_table",
+    "task_labels",
+]

@@ -1,0 +1,105 @@
+"""Format 5, CycleVLA: a JSON object an episode, in a folder of files or in one list.
+
+The object: `{"metadata": {"episode_id", "n_steps", "language_instruction"}, "chunks": [{"start", "end", "subtask"}]}`.
+`end` is inclusive. A chunk without `subtask` is a stretch that was not labelled. Layout of the folder as in
+github.com/dannymcy/cyclevla_code: `episode_N/chunks_summary.json` (`N` may be followed by `_llm` or `_manual`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from eosjax.data.labels.files import is_count, read_json
+from eosjax.data.labels.table import Problem, Segment, SegmentTable, make_table, refused
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class EpisodeFiles:
+    """The parsed JSON files of a folder, by their path in it."""
+
+    bodies: dict[str, Any]
+
+    def __repr__(self) -> str:
+        return "a folder of JSON files"
+
+
+def read_folder(folder: Path) -> EpisodeFiles:
+    """Every `*/chunks_summary.json` of a folder or, if it has none, every `*.json`; `LabelError` when it has neither."""
+    files = sorted(folder.glob("*/chunks_summary.json")) or sorted(folder.glob("*.json"))
+    if not files:
+        looked_for = "meta/info.json (LeRobot), */chunks_summary.json or *.json (CycleVLA)"
+        found = ", ".join(sorted(entry.name for entry in folder.iterdir())[:10]) or "nothing"
+        raise refused(folder, "unknown format", f"looked for {looked_for}; found {found}")
+    return EpisodeFiles({str(file.relative_to(folder)): read_json(file) for file in files})
+
+
+def mismatch(content: Any) -> str | None:
+    """Why what was read is not of this format; None when it is."""
+    bodies = _bodies(content)
+    for where, body in bodies.items():
+        if not isinstance(body, dict) or not {"metadata", "chunks"} <= body.keys():
+            got = f"keys {', '.join(list(body)[:5])}" if isinstance(body, dict) else f"{body!r:.60}"
+            return f"{where + ': ' if where else ''}expected metadata and chunks, got {got}"
+    return None if bodies else "expected a list of episodes, got an empty one"
+
+
+def read_episodes(source: object, content: Any, name: str) -> SegmentTable:
+    """The table of parsed episodes of format 5; they do not say of which dataset, so `name` does not matter.
+
+    Raises:
+        LabelError: never; what is wrong within single episodes is kept in the table.
+    """
+    lengths: dict[int, int] = {}
+    tasks: dict[int, str] = {}
+    segments: dict[int, list[Segment]] = {}
+    problems: list[Problem] = []
+    found_in: dict[int, str] = {}
+    for where, body in _bodies(content).items():
+        metadata = body["metadata"] if isinstance(body["metadata"], dict) else {}
+        # `episode_id` is the source's own number in Bridge; the place in the dataset is then the pseudo id.
+        episode = str(metadata.get("episode_id_pseudo", metadata.get("episode_id")))
+        length, task, chunks = metadata.get("n_steps"), metadata.get("language_instruction"), body["chunks"]
+        if not (episode.isdecimal() and is_count(length) and isinstance(task, str) and isinstance(chunks, list)):
+            what = f"{where}: expected metadata with episode_id, n_steps, language_instruction and a list chunks"
+            problems.append(Problem("wrong shape", None, f"{what}, got {body['metadata']!r:.120}"))
+            continue
+        number = int(episode)
+        if number in found_in:
+            problems.append(Problem("overlap", number, f"labelled in {found_in[number]} and in {where}"))
+            continue
+        found_in[number] = where
+        wrong = next(_chunk_problems(number, where, chunks), None)
+        if wrong:
+            problems.append(wrong)
+            continue
+        lengths[number], tasks[number] = _true_length(body, length), task
+        segments[number] = [Segment(c["start"], c["end"], True, c["subtask"]) for c in chunks if "subtask" in c]
+    return make_table(segments, source, lengths, tasks, problems)
+
+
+def _bodies(content: Any) -> dict[str, Any]:
+    """The episodes by where they are."""
+    if isinstance(content, EpisodeFiles):
+        return content.bodies
+    if isinstance(content, list):
+        return {f"[{index}]": body for index, body in enumerate(content)}
+    return {"": content}
+
+
+def _true_length(body: dict[str, Any], n_steps: int) -> int:
+    """Steps of the episode: CycleVLA lowers `n_steps` where it cuts an idle tail off, but keeps a state for every step."""
+    features = body.get("features")
+    states = features.get("state_3d") if isinstance(features, dict) else None
+    return max(n_steps, len(states)) if isinstance(states, list) else n_steps
+
+
+def _chunk_problems(episode: int, where: str, chunks: list[Any]) -> Iterator[Problem]:
+    for index, chunk in enumerate(chunks):
+        fields = chunk if isinstance(chunk, dict) else {}
+        start, end, subtask = fields.get("start"), fields.get("end"), fields.get("subtask", "")
+        if not is_count(start) or not is_count(end) or not isinstance(subtask, str):
+            what = f"{where}: chunks[{index}]: expected start, end (numbers) and subtask (text), got {chunk!r:.120}"
+            yield Problem("wrong shape", episode, what)

@@ -1,0 +1,68 @@
+"""The label formats: which of them a file or folder is, by its content, and reading it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from eosjax.data.labels import cyclevla, lerobot, original, sarm
+from eosjax.data.labels.files import read_json
+from eosjax.data.labels.table import SegmentTable, refused
+from eosjax.types import UserError
+
+
+class _Format(NamedTuple):
+    mismatch: Callable[[Any], str | None]  # why what was read is not of this format
+    read: Callable[[object, Any, str], SegmentTable]  # (source, what was read, dataset)
+
+
+_FORMATS = {
+    "original": _Format(original.suites_mismatch, original.read_suites),
+    "flat": _Format(original.flat_mismatch, original.read_flat),
+    "lerobot-3.0": _Format(lerobot.index_mismatch, lerobot.read_indices),
+    "lerobot-3.1": _Format(lerobot.language_mismatch, lerobot.read_language),
+    "sarm-sparse": _Format(functools.partial(sarm.mismatch, level="sparse"), functools.partial(sarm.read_subtasks, level="sparse")),
+    "sarm-dense": _Format(functools.partial(sarm.mismatch, level="dense"), functools.partial(sarm.read_subtasks, level="dense")),
+    "cyclevla": _Format(cyclevla.mismatch, cyclevla.read_episodes),
+}
+FORMATS = ("auto", *_FORMATS)
+
+
+def import_labels(path: str | Path, name: str, format: str = "auto") -> SegmentTable:
+    """Reads the sub-step labels of dataset `name`.
+
+    Args:
+        path: a JSON file (`original`, `flat`, `cyclevla`), a folder of JSON files (`cyclevla`) or the folder of a LeRobot
+            dataset (`lerobot-3.0`, `lerobot-3.1`, `sarm-sparse`, `sarm-dense`).
+        name: the dataset; `original` and `flat` files may have several.
+        format: one of `FORMATS`; "auto" takes the one that the content has.
+
+    Raises:
+        LabelError: unreadable or damaged, of no format or of several, no labels of this dataset in it. What is wrong within
+            single episodes is kept in the table, for `join_labels` to raise.
+        UserError: `format` is none of `FORMATS`.
+    """
+    if format not in FORMATS:
+        raise UserError(f"label format: expected one of {', '.join(FORMATS)}, got {format!r}")
+    path = Path(path)
+    content = _read(path)
+    reasons = {key: known.mismatch(content) for key, known in _FORMATS.items() if format in (key, "auto")}
+    fitting = [key for key, reason in reasons.items() if reason is None]
+    if not fitting:
+        raise refused(path, "unknown format", "; ".join(f"{key}: {reason}" for key, reason in reasons.items()))
+    if len(fitting) > 1:
+        raise refused(path, "unknown format", f"more than one fits: {', '.join(fitting)}; name the one to read")
+    return _FORMATS[fitting[0]].read(path, content, name)
+
+
+def _read(path: Path) -> Any:
+    """What the formats look at: parsed JSON, `cyclevla.EpisodeFiles` or `lerobot.Dataset`."""
+    if (path / "meta" / "info.json").is_file():
+        return lerobot.open_dataset(path)
+    if path.is_dir():
+        return cyclevla.read_folder(path)
+    if path.suffix == ".parquet":
+        raise refused(path, "unknown format", "a Parquet file; expected the folder of the LeRobot dataset, with meta/info.json in it")
+    return read_json(path)

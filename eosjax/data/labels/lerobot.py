@@ -1,0 +1,258 @@
+"""Format 3, LeRobot: sub-steps beside the frames of a dataset folder; 3.0 by an index a frame, 3.1 by rows of text.
+
+Layout as in github.com/huggingface/lerobot: `meta/info.json`, `meta/episodes/chunk-*/file-*.parquet` (episode_index, length,
+tasks), `data/chunk-*/file-*.parquet` (a row a frame). Only the columns of labels are read.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from eosjax.data.labels.files import column_names, is_count, read_batches, read_columns, read_json
+from eosjax.data.labels.table import Problem, Segment, SegmentTable, make_table, refused
+
+_LANGUAGE = "language_persistent"
+_NO_ROWS = np.zeros(0, np.int64)
+_WHOLE = pa.int64()
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Dataset:
+    """What a LeRobot folder says of its episodes; an episode with a problem is in `problems` only."""
+
+    root: Path
+    fps: float
+    lengths: dict[int, int]
+    tasks: dict[int, str]
+    problems: list[Problem]
+    episode_files: list[Path]
+    episode_columns: list[str]
+    data_files: list[Path]
+    data_columns: list[str]
+
+    def __repr__(self) -> str:
+        return "the folder of a LeRobot dataset"
+
+
+def open_dataset(root: Path) -> Dataset:
+    """Reads the metadata of a LeRobot folder.
+
+    Raises:
+        LabelError: damaged or missing files, no fps, an episode that is there twice.
+    """
+    info = read_json(root / "meta" / "info.json")
+    fps = info.get("fps") if isinstance(info, dict) else None
+    if not isinstance(fps, int | float) or not fps > 0:
+        raise refused(root / "meta" / "info.json", "wrong shape", f"expected fps, a number above 0, got {fps!r}")
+    episode_files = sorted(root.glob("meta/episodes/*/*.parquet"))
+    if not episode_files:
+        raise refused(root, "wrong shape", "expected meta/episodes/chunk-*/file-*.parquet (LeRobot 3.0), found none")
+    episodes = read_columns(episode_files, ["episode_index", "length", "tasks"]).to_pylist()
+    numbers = [row["episode_index"] for row in episodes]
+    if len(set(numbers)) != len(numbers):
+        raise refused(root, "wrong shape", "meta/episodes: an episode_index is there twice")
+    if not all(is_count(value) for row in episodes for value in (row["episode_index"], row["length"])):
+        raise refused(root, "wrong shape", "meta/episodes: expected whole numbers episode_index and length")
+    problems = [
+        Problem("instruction mismatch", row["episode_index"], f"meta/episodes: expected one task, got {row['tasks']!r:.120}")
+        for row in episodes
+        if not isinstance(row["tasks"], list) or len(row["tasks"]) != 1
+    ]
+    wrong = {problem.episode for problem in problems}
+    good = [row for row in episodes if row["episode_index"] not in wrong]
+    data_files = sorted(root.glob("data/*/*.parquet"))
+    return Dataset(
+        root=root,
+        fps=float(fps),
+        lengths={row["episode_index"]: row["length"] for row in good},
+        tasks={row["episode_index"]: row["tasks"][0] for row in good},
+        problems=problems,
+        episode_files=episode_files,
+        episode_columns=column_names(episode_files[0]),
+        data_files=data_files,
+        data_columns=column_names(data_files[0]) if data_files else [],
+    )
+
+
+def frames_of(times: Any, fps: float) -> np.ndarray:
+    """i64: the frame nearest to each time (seconds since the episode's first frame); halves go up.
+
+    Times are often kept as float32, so that a difference below 1/1000 of a frame does not count.
+    """
+    return np.floor(np.round(np.asarray(times, np.float64) * fps, 3) + 0.5).astype(np.int64)
+
+
+def index_mismatch(content: Any) -> str | None:
+    """Why what was read has no labels of format 3.0; None when it has."""
+    if not isinstance(content, Dataset):
+        return "expected a LeRobot folder"
+    if not (content.root / "meta" / "subtasks.parquet").exists():
+        return "expected meta/subtasks.parquet, found none"
+    return None if "subtask_index" in content.data_columns else _no_column("subtask_index", content)
+
+
+def language_mismatch(content: Any) -> str | None:
+    """Why what was read has no labels of format 3.1; None when it has."""
+    if not isinstance(content, Dataset):
+        return "expected a LeRobot folder"
+    return None if _LANGUAGE in content.data_columns else _no_column(_LANGUAGE, content)
+
+
+def read_indices(source: object, dataset: Dataset, name: str) -> SegmentTable:
+    """The table of a `subtask_index` a frame (3.0): a sub-step ends where the index changes, and at the last frame.
+
+    An index of -1 or null is a frame without a sub-step. Two sub-steps with one text in a row cannot be told apart.
+
+    Raises:
+        LabelError: damaged files, missing columns. What is wrong within single episodes is kept in the table.
+    """
+    texts = _subtasks(dataset.root / "meta" / "subtasks.parquet")
+    columns = read_columns(dataset.data_files, ["episode_index", "frame_index", "subtask_index"])
+    frame, index = _numbers(dataset, columns, "frame_index"), _numbers(dataset, columns, "subtask_index", null=-1)
+    rows_of = _rows_of_episodes(dataset, columns)
+
+    def read(number: int, length: int) -> list[Segment] | Problem:
+        rows = rows_of.get(number, _NO_ROWS)
+        if wrong := _frames_problem(number, length, frame[rows]):
+            return wrong
+        segments = []
+        for run in _runs(index[rows]):
+            key = int(index[rows[run[0]]])
+            if key != -1 and key not in texts:
+                return Problem("unknown sub-step", number, f"frame {run[0]}: subtask_index {key} is not in meta/subtasks.parquet")
+            if key != -1:
+                segments.append(Segment(int(run[0]), int(run[-1]), True, texts[key]))
+        return segments
+
+    return episode_table(source, dataset, read, _strays(dataset, rows_of))
+
+
+def read_language(source: object, dataset: Dataset, name: str) -> SegmentTable:
+    """The table of the rows `language_persistent` of style `subtask` (3.1).
+
+    A row holds from its time on; a sub-step ends at the frame before the next one's first, or at the episode's last.
+
+    Raises:
+        LabelError: damaged files, missing columns. What is wrong within single episodes is kept in the table.
+    """
+    columns = read_columns(dataset.data_files, ["episode_index", "frame_index", "timestamp"])
+    frame = _numbers(dataset, columns, "frame_index")
+    # A frame whose time, at this fps, is nearer to another frame's.
+    off = frames_of(_numbers(dataset, columns, "timestamp", pa.float64()), dataset.fps) != frame
+    rows_of = _rows_of_episodes(dataset, columns)
+    texts, changing = _language_rows(dataset.data_files)
+
+    def read(number: int, length: int) -> list[Segment] | Problem:
+        rows = rows_of.get(number, _NO_ROWS)
+        if wrong := _frames_problem(number, length, frame[rows]):
+            return wrong
+        if off[rows].any():
+            return Problem("fps mismatch", number, f"the timestamps of the frames do not go with fps {dataset.fps:g} of meta/info.json")
+        if number in changing:
+            return Problem("wrong shape", number, f"{_LANGUAGE}: expected the same rows at every frame of the episode")
+        return _spans(number, length, dataset.fps, [row for row in texts.get(number, ()) if row["style"] == "subtask"])
+
+    return episode_table(source, dataset, read, _strays(dataset, rows_of))
+
+
+def episode_table(
+    source: object, dataset: Dataset, read: Callable[[int, int], list[Segment] | Problem], problems: Sequence[Problem] = ()
+) -> SegmentTable:
+    """The table of `read(episode, length)` over the episodes of a dataset, with its problems and the `problems` besides."""
+    results = {number: read(number, length) for number, length in dataset.lengths.items()}
+    segments = {number: result for number, result in results.items() if not isinstance(result, Problem)}
+    found = [*dataset.problems, *problems, *(result for result in results.values() if isinstance(result, Problem))]
+    lengths = {number: dataset.lengths[number] for number in segments}
+    return make_table(segments, source, lengths, {number: dataset.tasks[number] for number in segments}, found)
+
+
+def _spans(number: int, length: int, fps: float, rows: list[dict[str, Any]]) -> list[Segment] | Problem:
+    """The segments of an episode's rows of style `subtask`."""
+    unfit = next((row for row in rows if not row["content"] or row["timestamp"] is None or not np.isfinite(row["timestamp"])), None)
+    if unfit:
+        return Problem("wrong shape", number, f"{_LANGUAGE}: expected content and timestamp of a subtask, got {unfit}")
+    rows = sorted(rows, key=lambda row: row["timestamp"])
+    starts = frames_of([row["timestamp"] for row in rows], fps).tolist()
+    for row, start, before in zip(rows, starts, [None, *starts], strict=False):
+        if start == before:
+            return Problem("overlap", number, f"{row['content']!r} begins at frame {start}, as the sub-step before it does")
+        if not 0 <= start < length:
+            what = f"{row['content']!r} begins at {row['timestamp']:g} s: frame {start} at fps {fps:g}, in an episode of {length} frames"
+            return Problem("end outside the episode", number, what)
+    lasts = [start - 1 for start in starts[1:]] + [length - 1]
+    return [Segment(first, last, True, row["content"]) for first, last, row in zip(starts, lasts, rows, strict=False)]
+
+
+def _subtasks(path: Path) -> dict[int, str]:
+    """Text by index; the text is the column `subtask` or, as pandas writes an index without a name, `__index_level_0__`."""
+    names = column_names(path)
+    column = "__index_level_0__" if "__index_level_0__" in names and "subtask" not in names else "subtask"
+    rows = read_columns([path], ["subtask_index", column]).to_pylist()
+    texts = {row["subtask_index"]: row[column] for row in rows}
+    if len(texts) != len(rows) or not all(isinstance(text, str) for text in texts.values()):
+        raise refused(path, "wrong shape", "expected one text for each subtask_index")
+    return texts
+
+
+def _language_rows(files: Sequence[Path]) -> tuple[dict[int, list[dict[str, Any]]], set[int]]:
+    """Each episode's rows, as its first frame has them, and the episodes in which another frame has others."""
+    found: dict[int, list[dict[str, Any]]] = {}
+    changing: set[int] = set()
+    for file in files:
+        for batch in read_batches(file, ["episode_index"], _LANGUAGE, ["style", "content", "timestamp"]):
+            episode, rows = batch["episode_index"].to_numpy(), batch[_LANGUAGE]
+            for run in _runs(episode):
+                number, part = int(episode[run[0]]), rows.slice(run[0], len(run))
+                first = part[0].as_py() or []
+                if found.setdefault(number, first) != first or not part.equals(part.take(pa.array(np.zeros(len(run), np.int64)))):
+                    changing.add(number)
+    return found, changing
+
+
+def _rows_of_episodes(dataset: Dataset, columns: pa.Table) -> dict[int, np.ndarray]:
+    """The rows of each episode, in the order of its frames."""
+    episode = _numbers(dataset, columns, "episode_index")
+    order = np.lexsort((_numbers(dataset, columns, "frame_index"), episode))
+    return {int(episode[order[run[0]]]): order[run] for run in _runs(episode[order])}
+
+
+def _strays(dataset: Dataset, rows_of: dict[int, np.ndarray]) -> list[Problem]:
+    """Episodes that have frames but no entry in `meta/episodes`."""
+    known = {*dataset.lengths, *(problem.episode for problem in dataset.problems)}
+    return [Problem("labels without episode", number, "in data, not in meta/episodes") for number in rows_of if number not in known]
+
+
+def _runs(values: np.ndarray) -> list[np.ndarray]:
+    """The indices of the values, split where one differs from the one before it."""
+    indices = np.arange(len(values))
+    return np.split(indices, np.flatnonzero(np.diff(values)) + 1) if len(values) else []
+
+
+def _frames_problem(number: int, length: int, frames: np.ndarray) -> Problem | None:
+    """What is wrong unless an episode's frames in `data` are 0 to length - 1."""
+    if np.array_equal(frames, np.arange(length)):
+        return None
+    span = f", from {frames[0]} to {frames[-1]}" if len(frames) else ""
+    return Problem("length mismatch", number, f"{length} frames in meta/episodes, {len(frames)} in data{span}")
+
+
+def _numbers(dataset: Dataset, columns: pa.Table, name: str, type: pa.DataType = _WHOLE, null: int | None = None) -> np.ndarray:
+    """A column of `data` as i64 (or another `type`), which pandas may have kept as floats; `null` stands for a missing value."""
+    try:
+        column = columns[name] if null is None else pc.fill_null(columns[name], null)
+        if column.null_count:
+            raise pa.ArrowInvalid(f"{column.null_count} values are missing")
+        return column.cast(type).to_numpy()
+    except pa.ArrowException as error:
+        raise refused(dataset.root / "data", "wrong shape", f"column {name}: expected numbers ({type}): {error}") from error
+
+
+def _no_column(column: str, dataset: Dataset) -> str:
+    return f"expected the column {column} in data, found {', '.join(dataset.data_columns) or 'none'}"

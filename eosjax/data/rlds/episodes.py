@@ -1,0 +1,311 @@
+"""Episodes of a TFDS/RLDS dataset in its own order. Nothing here needs TensorFlow; TFDS is only imported where it is used."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue]
+from PIL import Image
+
+from eosjax.data.rlds.tfrecord import RecordError, read_records
+from eosjax.data.specs import DatasetSpec
+from eosjax.types import UserError
+
+SPLIT = "train"
+# How TFDS interleaves the shards of a TFRecord dataset unless told otherwise. Label files number the episodes in this order.
+_OPEN_SHARDS = 16
+_BLOCK = 16
+# First bytes of a file, and bytes that its last ones hold if it was not cut off.
+_IMAGE_MARKS = ((b"\xff\xd8\xff", b"\xff\xd9"), (b"\x89PNG\r\n\x1a\n", b"IEND"))
+_TAIL = 1024
+
+
+class DatasetError(UserError):
+    """A dataset that is missing, has another layout than its description, or holds values that cannot be trained on."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Episode:
+    """One episode of T steps. Its place in the dataset is its identity: `file_path` names the task, not the episode."""
+
+    index: int
+    images: tuple[list[bytes], ...]  # per camera of the spec: T encoded images
+    actions: np.ndarray  # f32 [T a], gripper 1 = open
+    proprio: np.ndarray  # f32 [T p]
+    task: str  # the task instruction
+    file_path: str
+
+    def __len__(self) -> int:
+        return len(self.actions)
+
+
+def dataset_dir(data_root: str | Path, name: str) -> Path:
+    """The folder with the newest version of dataset `name` under `data_root` (`<data_root>/<name>/<version>`).
+
+    Raises:
+        DatasetError: there is no such folder; the message lists the datasets that are there.
+    """
+    root = Path(data_root).expanduser()
+    versions = sorted((root / name).glob("*/dataset_info.json"), key=lambda info: _version_key(info.parent.name))
+    if versions:
+        return versions[-1].parent
+    found = sorted({info.parent.parent.name for info in root.glob("*/*/dataset_info.json")})
+    raise DatasetError(
+        f"data_root_dir: no dataset {name!r} in {root}: expected {root / name}/<version>/dataset_info.json; "
+        + (f"datasets found there: {', '.join(found)}" if found else "no dataset found there")
+    )
+
+
+def num_episodes(data_root: str | Path, name: str) -> int:
+    """Number of episodes that the dataset's `dataset_info.json` announces for the `train` split."""
+    folder = dataset_dir(data_root, name)
+    splits = json.loads((folder / "dataset_info.json").read_text())["splits"]
+    return sum(int(length) for split in splits if split["name"] == SPLIT for length in split["shardLengths"])
+
+
+def read_episodes(data_root: str | Path, name: str, spec: DatasetSpec, start: int = 0) -> Iterator[Episode]:
+    """Episodes of the `train` split in the dataset's own order, which defines the episode numbers of label files.
+
+    For TFRecord that is the order of `builder.as_dataset(split="train", shuffle_files=False)`, for ArrayRecord (which has no
+    `as_dataset`) that of `builder.as_data_source(split="train")`. Images stay encoded, one episode is in memory at a time.
+
+    Args:
+        data_root: folder of the datasets.
+        name: the dataset.
+        spec: its description.
+        start: first episode to give; what comes before it is passed over without being decoded.
+
+    Raises:
+        DatasetError: missing dataset, shard or feature, wrong shape, NaN or infinity, no image, unreadable shard; names the
+            file, the episode and the step.
+    """
+    folder = dataset_dir(data_root, name)
+    import tensorflow_datasets as tfds
+
+    builder = tfds.builder_from_directory(str(folder))
+    layout = _Layout.of(folder, builder.info.features, spec)
+    if SPLIT not in builder.info.splits:
+        raise DatasetError(f"{folder}: expected a split {SPLIT!r}; found: {', '.join(builder.info.splits) or 'none'}")
+    shards = [(Path(shard.filename), shard.examples_in_shard) for shard in builder.info.splits[SPLIT].file_instructions]
+    missing = [path for path, _ in shards if not path.exists()]
+    if missing:
+        raise DatasetError(f"{missing[0]}: this file of the dataset is missing ({len(missing)} of {len(shards)} files are)")
+    file_format = builder.info.file_format.value if builder.info.file_format else "unknown"
+    in_turn = file_format == "tfrecord" and not builder.info.disable_shuffling
+    order = episode_order([length for _, length in shards], _OPEN_SHARDS if in_turn else 1)
+    for index, path, record in _records(shards, order, start, file_format):
+        yield layout.episode(index, path, record)
+
+
+def episode_order(shard_lengths: Sequence[int], open_shards: int) -> np.ndarray:
+    """i64 [E]: the shard that each episode is in; those of a shard follow each other as they stand in it.
+
+    `open_shards` shards are read in turn, 16 episodes of each; where one ends, the next unread one takes its place. This is
+    what `tf.data.Dataset.interleave` does.
+    """
+    left = list(shard_lengths)
+    unread = iter(range(len(left)))
+    slots: list[int | None] = [next(unread, None) for _ in range(open_shards)]
+    order: list[int] = []
+    while any(shard is not None for shard in slots):
+        for slot, shard in enumerate(slots):
+            if shard is None:
+                continue
+            taken = min(_BLOCK, left[shard])
+            order += [shard] * taken
+            left[shard] -= taken
+            if taken < _BLOCK:  # the end is noticed only by asking for one more
+                slots[slot] = next(unread, None)
+    return np.array(order, np.int64)
+
+
+def _records(shards: Sequence[tuple[Path, int]], order: np.ndarray, start: int, file_format: str) -> Iterator[tuple[int, Path, bytes]]:
+    """(episode, file, serialised episode) from episode `start` on."""
+    readers = {"tfrecord": read_records, "array_record": _read_array_record}
+    if file_format not in readers:
+        raise DatasetError(f"{shards[0][0]}: expected files of format {' or '.join(readers)}, got {file_format}")
+    position = np.bincount(order[:start], minlength=len(shards))
+    streams: dict[int, Iterator[bytes]] = {}
+    for index, shard in enumerate(order[start:].tolist(), start):
+        path, length = shards[shard]
+        try:
+            if shard not in streams:
+                streams[shard] = readers[file_format](path, int(position[shard]))
+            record = next(streams[shard], None)
+            position[shard] += 1
+            surplus = position[shard] == length and next(streams.pop(shard), None) is not None
+        except RecordError as error:
+            raise DatasetError(f"{path}: episode {index}: unreadable (is the file truncated?): {error}") from error
+        if record is None or surplus:
+            found = f"only {position[shard] - 1}" if record is None else "more"
+            raise DatasetError(f"{path}: episode {index}: expected {length} episodes in this file, as announced; found {found}")
+        yield index, path, record
+
+
+def _read_array_record(path: Path, first: int) -> Iterator[bytes]:
+    """`read_records` for an ArrayRecord file."""
+    try:
+        reader = array_record_module.ArrayRecordReader(str(path), "readahead_buffer_size:0,max_parallelism:0")
+        if not reader.ok():  # otherwise a damaged file is one without records
+            reader.read([0])
+        for number in range(first, reader.num_records()):
+            yield reader.read([number])[0]
+    except (RuntimeError, ValueError, IndexError) as error:
+        raise RecordError(str(error)) from error
+
+
+@dataclasses.dataclass(frozen=True)
+class _Layout:
+    """Where the fields of a description are in a dataset; turns its serialised episodes into `Episode`s."""
+
+    spec: DatasetSpec
+    features: Any  # tfds.features.FeaturesDict of the features that are needed and no other
+    decoders: dict[str, Any]
+    images: tuple[tuple[str, ...], ...]  # paths
+    states: tuple[tuple[str, ...], ...]
+    action: tuple[str, ...]
+    instruction: tuple[str, ...]
+    file_path: tuple[str, ...] | None
+
+    @classmethod
+    def of(cls, folder: Path, features: Any, spec: DatasetSpec) -> _Layout:
+        """Finds every feature of `spec`; raises `DatasetError` naming those that are missing, and what there is."""
+        import tensorflow_datasets as tfds
+
+        leaves = _leaves(features)
+        images = tuple(_find(folder, leaves, "image_keys", key) for key in spec.image_keys)
+        states = tuple(_find(folder, leaves, "state_keys", key) for key in spec.state_keys)
+        action = _find(folder, leaves, "action_key", spec.action_key)
+        instruction = _find(folder, leaves, "instruction_key", spec.instruction_key)
+        for path in images:
+            if not isinstance(leaves[path], tfds.features.Image):
+                raise DatasetError(f"{folder}: feature {'/'.join(path)}: expected features.Image, got {leaves[path]}")
+        if leaves[instruction].np_dtype != np.object_ or leaves[instruction].shape != ():
+            raise DatasetError(f"{folder}: feature {'/'.join(instruction)}: expected text, got {leaves[instruction]}")
+        file_path = ("episode_metadata", "file_path")
+        wanted = {*images, *states, action, instruction, *([file_path] if file_path in leaves else [])}
+        tree = _nest({path: leaves[path] for path in wanted})
+        tree["steps"] = tfds.features.Dataset(tree["steps"])
+        decoders = _nest({path: tfds.decode.SkipDecoding() for path in images})
+        return cls(
+            spec,
+            tfds.features.FeaturesDict(tree),
+            decoders,
+            images,
+            states,
+            action,
+            instruction,
+            file_path if file_path in leaves else None,
+        )
+
+    def episode(self, index: int, path: Path, record: bytes) -> Episode:
+        """The episode in a serialised record of file `path`; `DatasetError` if it cannot be trained on."""
+        where = f"{path}: episode {index}"
+        try:
+            example = self.features.deserialize_example_np(record, decoders=self.decoders)
+            steps = list(example["steps"])
+        except Exception as error:  # whatever protobuf, NumPy and TFDS raise for bytes of another kind
+            raise DatasetError(f"{where}: does not decode: {type(error).__name__}: {error}") from error
+        stored_actions = _matrix([_at(step, self.action) for step in steps], "actions", self.spec.action_size, where)
+        states = [np.concatenate([np.ravel(_at(step, state)) for state in self.states]) for step in steps]
+        stored_proprio = _matrix(states, "proprio", self.spec.proprio_size, where)
+        kept = self.spec.kept_steps(len(steps))
+        if not steps[kept]:
+            raise DatasetError(f"{where}: {len(steps)} steps, of which the description leaves out all")
+        images = tuple([_at(step, camera) for step in steps[kept]] for camera in self.images)
+        for camera, pictures in zip(self.images, images, strict=True):
+            _check_images(pictures, f"{where}, {'/'.join(camera)}")
+        return Episode(
+            index=index,
+            images=images,
+            actions=self.spec.standard_actions(stored_actions, stored_proprio),
+            proprio=stored_proprio[kept].astype(np.float32),
+            task=self._task(example, steps[kept], where),
+            file_path=_at(example, self.file_path).decode("utf-8") if self.file_path else "",
+        )
+
+    def _task(self, example: Any, steps: Sequence[Any], where: str) -> str:
+        if self.instruction[0] == "steps":
+            tasks = {_at(step, self.instruction) for step in steps}
+        else:
+            tasks = {_at(example, self.instruction)}
+        if len(tasks) != 1:
+            raise DatasetError(f"{where}: expected one task instruction, got {sorted(tasks)}")
+        return tasks.pop().decode("utf-8")
+
+
+def _version_key(version: str) -> tuple[int, ...]:
+    return tuple(int(part) if part.isdigit() else -1 for part in version.split("."))
+
+
+def _leaves(features: Any, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:
+    """Every feature that holds no others, by its path."""
+    if not hasattr(features, "keys"):
+        return {path: features}
+    keys = features.keys()  # iterating over the feature itself does not end well: the steps are no dictionary
+    return {leaf: feature for key in keys for leaf, feature in _leaves(features[key], (*path, key)).items()}
+
+
+def _find(folder: Path, leaves: Mapping[tuple[str, ...], Any], field: str, key: str) -> tuple[str, ...]:
+    """The full path of a key of the description; see `DatasetSpec`."""
+    parts = tuple(key.split("/"))
+    found = [path for path in (("steps", "observation", *parts), ("steps", *parts), parts) if path in leaves]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        both = " or ".join("/".join(path) for path in found)
+        raise DatasetError(f"{folder}: {field}: {key!r} may mean {both}; write which one")
+    raise DatasetError(f"{folder}: {field}: expected a feature {key!r}; found: {', '.join(sorted('/'.join(leaf) for leaf in leaves))}")
+
+
+def _nest(leaves: Mapping[tuple[str, ...], Any]) -> dict[str, Any]:
+    """The nested dictionary with these values at these paths."""
+    tree: dict[str, Any] = {}
+    for path, value in leaves.items():
+        branch = tree
+        for part in path[:-1]:
+            branch = branch.setdefault(part, {})
+        branch[path[-1]] = value
+    return tree
+
+
+def _at(example: Any, path: tuple[str, ...]) -> Any:
+    """The value at a full path: of an episode, or of a step for a path that begins with "steps"."""
+    for part in path[1:] if path[0] == "steps" else path:
+        example = example[part]
+    return example
+
+
+def _matrix(rows: Sequence[np.ndarray], field: str, size: int, where: str) -> np.ndarray:
+    """The rows as [T size]; `DatasetError` for another size, NaN or infinity."""
+    values = np.stack(rows) if rows else np.zeros((0, size))
+    if values.ndim != 2 or values.shape[1] != size:
+        raise DatasetError(f"{where}: {field}: expected shape [T, {size}], got {list(values.shape)}")
+    bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
+    if bad.size:
+        raise DatasetError(
+            f"{where}, step {bad[0]}: {field} has NaN or infinity: {values[bad[0]].tolist()} ({bad.size} such steps in the episode)"
+        )
+    return values
+
+
+def _check_images(pictures: Sequence[bytes], where: str) -> None:
+    """Finds what is no JPEG or PNG, or was cut off, without decoding it all; `where` names the camera.
+
+    Decoding costs more than everything else that a build does with a step. So it is done to the first image of an episode,
+    and of the others the beginning and the end are looked at; the loader reports an image that is damaged in between.
+    """
+    for step, data in enumerate(pictures):
+        if not any(data.startswith(start) and end in data[-_TAIL:] for start, end in _IMAGE_MARKS):
+            raise DatasetError(f"{where}, step {step}: {len(data)} bytes that are no whole JPEG or PNG image")
+    try:
+        with Image.open(io.BytesIO(pictures[0]), formats=("JPEG", "PNG")) as image:
+            image.load()
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DatasetError(f"{where}, step 0: does not decode as JPEG or PNG: {error}") from error

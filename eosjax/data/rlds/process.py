@@ -1,0 +1,50 @@
+"""TFDS and TensorFlow in a process of their own, so that the training process never loads them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from eosjax.types import UserError
+
+_USER_ERROR_STATUS = 3
+
+
+def run_module(module: str, *args: str | Path) -> None:
+    """Runs `python -m module args…` and waits; what TensorFlow has to say is shown only if it fails, progress bars on a terminal.
+
+    Raises:
+        UserError: the module ended in one (see `exit_with`).
+        RuntimeError: it failed otherwise; with what it printed.
+    """
+    package_root = str(Path(__file__).resolve().parents[3])
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join(filter(None, [package_root, os.environ.get("PYTHONPATH")])),
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+        "CUDA_VISIBLE_DEVICES": "",  # TensorFlow would take the GPU's memory from JAX
+    }
+    child = subprocess.run(
+        [sys.executable, "-m", module, *map(str, args)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=None if sys.stderr.isatty() else subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    if child.returncode == _USER_ERROR_STATUS:
+        raise UserError(child.stdout.strip())
+    if child.returncode != 0:
+        raise RuntimeError(f"{module} failed (status {child.returncode}):\n{child.stderr or ''}")
+
+
+def exit_with(work: Callable[[], None]) -> None:
+    """Does the work of a module that `run_module` runs, and ends the process; a `UserError` reaches the parent."""
+    try:
+        work()
+    except UserError as error:
+        print(error)
+        sys.exit(_USER_ERROR_STATUS)
+    sys.exit(0)

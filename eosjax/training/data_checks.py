@@ -1,0 +1,70 @@
+"""What is checked and said of the data before training: their ends, what was left out, what normalisation would magnify."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from eosjax.config import ConfigError, TrainConfig
+from eosjax.data.labels.advice import advise_positives
+from eosjax.data.samples.loader import SampleSource
+from eosjax.data.samples.mixture import LabelledDataset
+from eosjax.data.stats import describe
+from eosjax.runs.data import RunData, share_of_ends
+
+
+def describe_data(data: RunData) -> list[str]:
+    """Lines for the console: what is trained on, what was left out, and dimensions that normalisation would blow up."""
+    lines = []
+    for split, kind in ((data.train, "training"), (data.val, "validation")):
+        if split is not None:
+            lines.append(f"{len(split)} {kind} samples of {len(split.episodes)} episodes of {data.mixture.name}")
+    weighted = [(dataset, dataset.weight * size) for dataset, size in zip(data.mixture.datasets, _sizes(data.train), strict=True)]
+    for dataset, size in weighted if len(weighted) > 1 else []:
+        lines.append(f"{dataset.name}: {size / sum(size for _, size in weighted):.1%} of the samples (weight {dataset.weight:g})")
+    for dataset in data.mixture.datasets:
+        if dropped := int(np.sum(~dataset.labels.labelled)):
+            lines.append(f"{dataset.name}: {dropped} of {dataset.store.num_episodes} episodes have no labels and are left out")
+        lines.extend(_near_constant(dataset))
+    return lines
+
+
+def _sizes(source: SampleSource) -> list[int]:
+    return np.diff(source.first_samples).tolist()
+
+
+def _near_constant(dataset: LabelledDataset) -> list[str]:
+    fields = (("action", dataset.store.actions, dataset.stats.action), ("proprio", dataset.store.proprio, dataset.stats.proprio))
+    found = [(name, np.flatnonzero(describe(values, stats, dataset.spec.normalisation).near_constant)) for name, values, stats in fields]
+    return [
+        f"warning: {dataset.name}: {name} dimension(s) {', '.join(map(str, where))} hardly vary: normalisation magnifies what may be noise"
+        for name, where in found
+        if where.size
+    ]
+
+
+def check_ends(data: RunData) -> None:
+    """Raises `ConfigError` if a split has no end of a sub-step or nothing else: there would be nothing to learn, or nothing to measure."""
+    for name, split in (("training", data.train), ("validation", data.val)):
+        share = 0.5 if split is None else share_of_ends(split)
+        if share in (0, 1):
+            what = "no end of a sub-step" if share == 0 else "nothing but ends of sub-steps"
+            raise ConfigError(f"the {name} split ({len(split.episodes) if split else 0} episodes) has {what}; check the labels")
+
+
+def tune_counts(config: TrainConfig, share: float) -> tuple[TrainConfig, str]:
+    """With `eos_tune auto`, the configuration with the counts of ends that suit their share in the data, and why in words.
+
+    Args:
+      config: the run.
+      share: of ends in the training split, 0 to 1.
+
+    Raises:
+      ConfigError: the buffer is too small for the counts.
+    """
+    if config.eos_tune == "manual":
+        return config, ""
+    count, why = advise_positives(share)
+    text = f"--eos_tune auto: {share:.2%} of the training steps are ends ({why}): eos_sample_positive = eos_min_positive = {count}"
+    return dataclasses.replace(config, eos_sample_positive=count, eos_min_positive=count), text

@@ -1,0 +1,61 @@
+"""A policy on all steps of a split: its action error, and how well its EOS head tells the ends, in both protocols."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from eosjax.ends.measure import DEPLOYED, measure_decisions, measure_scores
+from eosjax.ends.operating_points import OperatingPoint
+from eosjax.ends.protocols import ChunkedEpisode
+from eosjax.types import Batch
+
+
+class Predictions(NamedTuple):
+    """What a policy says on a split."""
+
+    action_loss: float  # mean absolute error of the normalised actions
+    episodes: list[ChunkedEpisode]  # in the order of the store; what the EOS head says, or zeros without one
+
+
+def predict_split(
+    predict: Callable[[Batch], Any], batches: Iterable[Batch], anchors: np.ndarray, ends: np.ndarray, episode_of: np.ndarray
+) -> Predictions:
+    """Runs the policy over a split.
+
+    Args:
+      predict: maps a host batch to something with `l1_sum`, `l1_count` and `eos_logits` (device axis first).
+      batches: the split, each sample once; rows of key -1 are ignored.
+      anchors: i64 [n], the frame of each sample, by key: all frames of some episodes, in order.
+      ends: bool [N], truth for all frames of the store.
+      episode_of: i64 [N], the episode of each frame.
+    """
+    total = count = 0.0
+    rows: dict[int, np.ndarray] = {}
+    for batch in batches:
+        predictions = predict(batch)
+        total += float(np.sum(predictions.l1_sum))
+        count += float(np.sum(predictions.l1_count))
+        logits = np.asarray(predictions.eos_logits, np.float32).reshape(batch.eos.shape)
+        rows |= zip(batch.key.tolist(), logits, strict=True)  # fillers go to -1, which is never read
+    logits = np.stack([rows[key] for key in range(len(anchors))])
+    numbers = episode_of[anchors]
+    starts = np.flatnonzero(np.diff(numbers)) + 1
+    columns = (np.split(column, starts) for column in (numbers, logits, ends[anchors].astype(bool)))
+    episodes = [ChunkedEpisode(f"episode {number[0]}", each, truth) for number, each, truth in zip(*columns, strict=True)]
+    return Predictions(total / max(count, 1.0), episodes)
+
+
+def figures(episodes: Sequence[ChunkedEpisode], point: OperatingPoint) -> dict[str, float]:
+    """The figures of both protocols that are defined, by name (see `evaluation.measure`), those of the deployed one behind `DEPLOYED`.
+
+    Args:
+      episodes: at least one.
+      point: at which they are measured.
+    """
+    dense = measure_scores([point.dense(each) for each in episodes], point.dense_threshold, replicates=0).values
+    deployed = measure_decisions([point.deployed(each) for each in episodes], replicates=0).values
+    both = dense | {f"{DEPLOYED}{name}": value for name, value in deployed.items()}
+    return {name: value for name, value in both.items() if np.isfinite(value)}

@@ -1,0 +1,150 @@
+"""Which format a file or folder is, and files that are of none."""
+
+import json
+
+import pytest
+
+from eosjax.data.labels import FORMATS, LabelError, import_labels
+from eosjax.types import UserError
+from tests.data.labels.builders import KEY, body, cyclevla, entry, language, lerobot, sarm
+
+BODY = body(2, entry(0), entry(1, end=True))
+JSON = {
+    "original": {"any": {KEY: {"episode_0": BODY}}},
+    "flat": {"any_episode_0": BODY},
+    "cyclevla": [cyclevla(0, 2, (0, 1, "pick"))],
+}
+FOLDERS = {
+    "lerobot-3.0": {"data": {"subtask_index": [0, 0]}, "subtasks": ["pick"]},
+    "lerobot-3.1": {"data": language([2], [(0.0, "pick")])},
+    "sarm-sparse": {"episodes": sarm([("pick", 0, 1)])},
+    "sarm-dense": {"episodes": sarm([("pick", 0, 1)], level="dense")},
+}
+
+
+def make(folder, format):
+    """A file or folder of the format, with one episode of two steps that end with `pick`."""
+    if format in FOLDERS:
+        return lerobot(folder, [2], **FOLDERS[format])
+    path = folder / "labels.json"
+    path.write_text(json.dumps(JSON[format]))
+    return path
+
+
+@pytest.mark.parametrize("format", FORMATS[1:])
+def test_every_format_is_recognised_and_can_be_named(tmp_path, format):
+    path = make(tmp_path, format)
+    for table in (import_labels(path, "any"), import_labels(path, "any", format)):
+        assert (table.last.tolist(), table.is_end.tolist(), table.instruction) == ([1], [True], ["pick"])
+        assert table.source == str(path)
+
+
+@pytest.mark.parametrize("format", FORMATS[1:])
+@pytest.mark.parametrize("other", FORMATS[1:])
+def test_a_name_of_another_format_is_refused(tmp_path, format, other):
+    if other == format:
+        return
+    with pytest.raises(LabelError, match=f"unknown format: {other}: expected "):
+        import_labels(make(tmp_path, format), "any", other)
+
+
+def test_unknown_name_of_a_format(tmp_path):
+    with pytest.raises(UserError, match="label format: expected one of auto, original, flat, .*, got 'lerobot'"):
+        import_labels(make(tmp_path, "original"), "any", "lerobot")
+
+
+@pytest.mark.parametrize("one", FOLDERS)
+@pytest.mark.parametrize("other", FOLDERS)
+def test_folders_with_several_kinds_of_labels_must_be_named(tmp_path, one, other):
+    if one >= other:
+        return
+    both = {}
+    for format in (one, other):
+        for argument, value in FOLDERS[format].items():
+            both[argument] = both.get(argument, {}) | value if isinstance(value, dict) else value
+    folder = lerobot(tmp_path, [2], **both)
+    with pytest.raises(LabelError, match=f"more than one fits: {one}, {other}|more than one fits: {other}, {one}"):
+        import_labels(folder, "any")
+    assert import_labels(folder, "any", one).instruction == import_labels(folder, "any", other).instruction == ["pick"]
+
+
+def test_a_file_of_two_formats_must_be_named(tmp_path):
+    path = tmp_path / "labels.json"
+    path.write_text(json.dumps(JSON["original"] | JSON["flat"]))
+    with pytest.raises(LabelError, match="more than one fits: original, flat"):
+        import_labels(path, "any")
+
+
+def test_the_error_says_what_was_looked_for_and_found(tmp_path):
+    path = tmp_path / "labels.json"
+    path.write_text('{"a": 1}')
+    with pytest.raises(LabelError) as raised:
+        import_labels(path, "any")
+    text = str(raised.value)
+    for expected in (
+        "original: a: expected tasks, got 1",
+        "flat: expected keys <dataset>_episode_N with timestep_labels, got keys a",
+        "cyclevla: expected metadata and chunks, got keys a",
+        "lerobot-3.0: expected a LeRobot folder",
+    ):
+        assert expected in text
+
+
+def test_a_lerobot_folder_without_labels(tmp_path):
+    with pytest.raises(LabelError) as raised:
+        import_labels(lerobot(tmp_path, [2]), "any")
+    text = str(raised.value)
+    assert "lerobot-3.0: expected meta/subtasks.parquet, found none" in text
+    assert "lerobot-3.1: expected the column language_persistent in data, found episode_index, frame_index" in text
+    assert "sarm-dense: expected the column dense_subtask_names in meta/episodes, found episode_index, length, tasks" in text
+    assert "original: expected an object of suites, got the folder of a LeRobot dataset" in text
+
+
+def test_a_folder_of_an_older_lerobot(tmp_path):
+    (tmp_path / "meta").mkdir()
+    (tmp_path / "meta/info.json").write_text('{"fps": 10, "codebase_version": "v2.1"}')
+    with pytest.raises(LabelError, match=r"expected meta/episodes/chunk-\*/file-\*.parquet \(LeRobot 3.0\), found none"):
+        import_labels(tmp_path, "any")
+
+
+def test_a_folder_of_something_else(tmp_path):
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(LabelError, match=r"looked for meta/info.json \(LeRobot\), .*; found notes.txt"):
+        import_labels(tmp_path, "any")
+
+
+def test_one_file_of_a_folder_is_something_else(tmp_path):
+    (tmp_path / "0.json").write_text(json.dumps(JSON["cyclevla"][0]))
+    (tmp_path / "1.json").write_text('{"metadata": {}}')
+    with pytest.raises(LabelError, match="cyclevla: 1.json: expected metadata and chunks, got keys metadata"):
+        import_labels(tmp_path, "any")
+
+
+def test_a_parquet_file_alone(tmp_path):
+    path = make(tmp_path, "lerobot-3.0") / "data/chunk-000/file-000.parquet"
+    with pytest.raises(LabelError, match="a Parquet file; expected the folder of the LeRobot dataset"):
+        import_labels(path, "any")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"libero_goal": {\n "a": oops}}', "not JSON: Expecting value at line 2, column 7"),
+        ("[1, 2]", r"expected an object of suites, got \[1, 2\]"),
+        ('{"libero_10": {}}', r"no such suite: expected one for dataset 'libero_goal', found \[\] among: libero_10"),
+        ('{"libero_goal": [1]}', r"libero_goal: expected tasks, got \[1\]"),
+        ('{"libero_goal": {"a": 3}}', "a: expected episodes, got 3"),
+        ('{"libero_goal": {"a": {"episode_1": {}, "episode_1": {}}}}', "repeated key: 'episode_1' twice"),
+        (b"\xff\xfe{", "not UTF-8"),
+    ],
+)
+def test_files_that_are_no_label_files(tmp_path, content, message):
+    path = tmp_path / "labels.json"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(LabelError, match=rf"(?s){path}.*{message}"):
+        import_labels(path, "libero_goal")
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(LabelError, match=r"unreadable file: .*labels\.json"):
+        import_labels(tmp_path / "labels.json", "libero_goal")

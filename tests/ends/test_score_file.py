@@ -1,0 +1,75 @@
+"""What a score file may look like, and that each thing wrong in it is told by file, line and column."""
+
+import numpy as np
+import pytest
+
+from eosjax.ends.score_file import ScoreFileError, read_scores
+
+SOUND = ["episode,step,score,label", "a,0,0.25,0", "a,1,1,1", "b,0,0,0"]
+
+
+def write(tmp_path, lines, encoding="utf-8"):
+    path = tmp_path / "scores.csv"
+    path.write_text("\n".join(lines) + "\n", encoding=encoding)
+    return path
+
+
+def test_episodes_come_in_order_of_their_first_row(tmp_path):
+    first, second = read_scores(write(tmp_path, SOUND))
+    assert (first.name, second.name) == ("a", "b")
+    np.testing.assert_array_equal(first.scores, [0.25, 1.0])
+    assert first.ends.dtype == bool
+    assert (first.ends.tolist(), second.ends.tolist()) == ([False, True], [False])
+
+
+def test_rows_and_columns_may_come_in_any_order_with_others_beside_them(tmp_path):
+    lines = ["label, score,note,step,episode", '0,0.0,"x, y",0,b', "1.0,1e0,,1,a", "", "0,0.25,,0,a"]
+    second, first = read_scores(write(tmp_path, lines, encoding="utf-8-sig"))
+    assert (first.name, first.scores.tolist(), first.ends.tolist()) == ("a", [0.25, 1.0], [False, True])
+    assert (second.name, second.scores.tolist()) == ("b", [0.0])
+
+
+@pytest.mark.parametrize(
+    ("line", "text", "why"),
+    [
+        (1, "episode,step,score", r"line 1: expected one column label \(of episode,step,score,label\), got episode,step,score$"),
+        (1, "episode,step,score,score,label", "line 1: expected one column score .* got 2 of them"),
+        (1, "", "line 1: expected one column episode .* got an empty line"),
+        (2, ",0,0.25,0", "line 2, column episode: expected a name, got nothing"),
+        (3, "a,1.5,1,1", "line 3, column step: expected a whole number from 0 on, got '1.5'"),
+        (3, "a,-1,1,1", "line 3, column step: .* got '-1'"),
+        (3, "a,1,nan,1", "line 3, column score: expected a probability from 0 to 1, got 'nan'"),
+        (3, "a,1,,1", "line 3, column score: .* got ''"),
+        (3, "a,1,1.01,1", "line 3, column score: .* got '1.01'"),
+        (3, "a,1,-0.5,1", "line 3, column score: .* got '-0.5'"),
+        (3, "a,1,high,1", "line 3, column score: .* got 'high'"),
+        (3, "a,1,1,2", "line 3, column label: expected 0 or 1, got '2'"),
+        (3, "a,1,1,", "line 3, column label: .* got ''"),
+        (3, "a,1,1,0.5", "line 3, column label: .* got '0.5'"),
+        (3, "a,1,1", "line 3: expected 4 fields, got 3"),
+        (3, "a,1,1,1,1", "line 3: expected 4 fields, got 5"),
+        (3, "a,0,1,1", "line 3, column step: step 0 of episode 'a' came before"),
+        (3, "a,2,1,1", "episode 'a': expected steps 0 to 2, step 1 is missing"),
+        (2, "a,2,1,1", "episode 'a': expected steps 0 to 2, step 0 is missing"),
+        (3, '"a,1,1,1', "expected CSV in UTF-8, got unexpected end of data"),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path, line, text, why):
+    lines = list(SOUND)
+    lines[line - 1] = text
+    path = write(tmp_path, lines)
+    with pytest.raises(ScoreFileError, match=why) as raised:
+        read_scores(path)
+    assert str(path) in str(raised.value)
+
+
+def test_files_that_are_none(tmp_path):
+    with pytest.raises(ScoreFileError, match="no_such.csv: cannot be read: No such file"):
+        read_scores(tmp_path / "no_such.csv")
+    with pytest.raises(ScoreFileError, match="expected at least one row below the first line, got none"):
+        read_scores(write(tmp_path, SOUND[:1]))
+    (tmp_path / "empty.csv").touch()
+    with pytest.raises(ScoreFileError, match="got an empty line"):
+        read_scores(tmp_path / "empty.csv")
+    with pytest.raises(ScoreFileError, match="expected CSV in UTF-8"):
+        read_scores(write(tmp_path, [*SOUND, "é,0,0,0"], encoding="latin-1"))
