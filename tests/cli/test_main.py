@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from eosjax import cli
-from eosjax.cli import inspect, prepare
+from eosjax.cli import common, inspect, prepare
 from eosjax.reports.tables import table
 from eosjax.types import UserError
 
