@@ -1,0 +1,1 @@
+from tests.training.conftest import batches  # noqa: F401  # a fixture
