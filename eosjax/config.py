@@ -130,6 +130,7 @@ class TrainConfig:
     allow_unlabelled: bool = False  # leave out episodes without labels instead of refusing them
     cache_dir: Path | None = None  # where the frame store goes; default $EOSJAX_CACHE or ~/.cache/eosjax
     image_aug: bool = True  # random crop and colour changes on training images
+    rephrase: bool = True  # ask for each training sample with one of 14 wordings, drawn at random; False: always as in evaluation
     use_val_set: bool = True  # hold out episodes and validate on them
     val_share: float = 0.1  # share of the episodes that is held out with --use_val_set True
     loader_threads: int = 0  # threads that read, decode and augment samples; 0: one a core, at most 8

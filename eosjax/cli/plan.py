@@ -31,7 +31,8 @@ from eosjax.training.plan import Memory, Step, count
 from eosjax.training.state import Params
 from eosjax.types import UserError
 
-PROMPT_TOKENS = 40  # assumed of the longest prompt; those of LIBERO have up to about 35
+PROMPT_TOKENS = 40  # assumed of the longest evaluation prompt; those of LIBERO have up to about 35
+REWORDING_TOKENS = 2  # more in the longest of the wordings that --rephrase draws from
 _MORE = 8  # the second batch size that is compiled, as a multiple of the first
 
 
@@ -54,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     config = flags.parse([f"--{name}={value}" for name, value in vars(args).items() if name in known])
     jax.config.update("jax_platforms", "cpu")  # the plan needs no GPU, and shall not take the memory of one
     vla_config, source = policy_shape(config, spec_for(config.mixture[0].name, config.dataset_specs))
-    text_length = PROMPT_TOKENS + vla_config.action_tokens + 3
+    text_length = _prompt_tokens(config) + vla_config.action_tokens + 3
     sizes = (config.batch_size, _MORE * config.batch_size)
     steps = [plan.trace_step(config, vla_config, text_length, size) for size in sizes]
     with ThreadPoolExecutor() as threads:
@@ -64,6 +65,10 @@ def run(args: argparse.Namespace) -> int:
     print(_memory(config, memories) + "\n")
     print(_conclusions(config, args.memory_gb, steps[0], memories))
     return 0
+
+
+def _prompt_tokens(config: TrainConfig) -> int:
+    return PROMPT_TOKENS + (REWORDING_TOKENS if config.rephrase else 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,7 +155,7 @@ def _conclusions(config: TrainConfig, memory_gb: float, step: Step, memories: li
     lines = [
         f"an update on a device ({samples} sample(s)): {flops / 1e12:,.3g} TFLOP in matrix products",
         f"largest --batch_size in {memory_gb:g} GB: " + (str(most) if most else "none; not even one sample fits"),
-        f"assumed: prompts of up to {PROMPT_TOKENS} tokens",
+        f"assumed: prompts of up to {_prompt_tokens(config)} tokens",
     ]
     return "\n".join(lines)
 

@@ -8,19 +8,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from eosjax.config import DEMO_DATASET, DEMO_MODEL, ConfigError, MixtureMember, TrainConfig
-from eosjax.demo.dataset import ensure_demo
-from eosjax.runs.policy_source import PolicySource
-from eosjax.data.labels import import_labels, join_labels, task_labels
-from eosjax.data.samples import tokens
-from eosjax.data.labels.advice import advise_positives
+from eosjax.config import DEMO_DATASET, MixtureMember, TrainConfig
 from eosjax.data.frames.store import open_store
+from eosjax.data.labels import import_labels, join_labels, task_labels
 from eosjax.data.samples.loader import SampleSource, split_mixture
 from eosjax.data.samples.mixture import LabelledDataset, Mixture, stored_stats
-from eosjax.data.specs import DatasetSpec, spec_for
-from eosjax.data.stats import describe
-from eosjax.models.hf.pretrained import Pretrained
-from eosjax.models.openvla import VLAConfig, demo_config, with_action_tokens
+from eosjax.data.specs import spec_for
+from eosjax.demo.dataset import ensure_demo
+from eosjax.runs.policy_source import PolicySource
 
 
 class RunData(NamedTuple):
@@ -51,6 +46,7 @@ def open_data(config: TrainConfig, policy: PolicySource) -> RunData:
         num_images=config.num_images_in_input,
         use_proprio=config.use_proprio,
         image_aug=config.image_aug,
+        rephrase=config.rephrase,
         seed=config.seed,
     )
     held_out = dataclasses.replace(source, episodes=val) if len(val) else None

@@ -6,24 +6,21 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from flax.traverse_util import flatten_dict
 
 from eosjax import config as configs
 from eosjax import flags
-from eosjax.buffer import BalancedBufferState
 from eosjax.config import TrainConfig
 from eosjax.data.specs import spec_for
 from eosjax.ends.operating_points import OperatingPoint
 from eosjax.models.hf.pretrained import Pretrained
 from eosjax.models.openvla import VLAConfig
+from eosjax.models.parts import abstract_params, base_parts, split_params
 from eosjax.models.policies import Params
 from eosjax.runs.checkpoint import CheckpointError, fetch_fingerprints
 from eosjax.runs.policy_source import PolicySource
-from eosjax.models.parts import abstract_params, base_parts, split_params
-from eosjax.types import Batch
 
 T = TypeVar("T")
 

@@ -11,6 +11,7 @@ from jax import lax
 
 from eosjax.cli import plan
 from eosjax.config import TrainConfig
+from eosjax.data.samples.tokens import demo_tokenizer
 from eosjax.data.specs import DatasetSpec
 from eosjax.models.hf.config import PUBLISHED
 from eosjax.models.parts import init_params, split_params
@@ -151,7 +152,7 @@ def test_the_command(run, monkeypatch):
     status, out, err = run("plan", "--memory_gb", "4.05", *flags)
     assert (status, err) == (0, "")
     config, vla_config, text_length, _ = asked[0]
-    assert (config.use_proprio, config.use_lora, vla_config.proprio_dim, text_length) == (True, False, 8, 40 + 56 + 3)
+    assert (config.use_proprio, config.use_lora, vla_config.proprio_dim, text_length) == (True, False, 8, 42 + 56 + 3)
     assert [args[-1] for args in asked] == [2, 16]
     numbers = [int(found.replace(",", "")) for found in re.findall(r"^\w[\w ]*?  +([\d,]+)  +\d\.\d{3}  trained, float32$", out, re.M)]
     assert len(numbers) == 6
@@ -161,7 +162,14 @@ def test_the_command(run, monkeypatch):
     assert re.search(r"^peak +2\.100 +3\.500$", out, re.M)
     assert "an update on a device (2 sample(s))" in out
     assert "largest --batch_size in 4.05 GB: 21\n" in out
+    assert "assumed: prompts of up to 42 tokens" in out
     assert "none; not even one sample fits" in run("plan", "--memory_gb", "1.9", *flags)[1]
+    assert "assumed: prompts of up to 40 tokens" in run("plan", "--rephrase", "False", *flags)[1]
+
+
+def test_the_room_that_is_planned_for_rewording_is_enough():
+    plain, reworded = (demo_tokenizer().required_length(["pick up the bowl"], 0, rephrase) for rephrase in (False, True))
+    assert 0 < reworded - plain <= plan.REWORDING_TOKENS
 
 
 @pytest.mark.parametrize(

@@ -10,15 +10,14 @@ import numpy as np
 import pytest
 
 from eosjax.config import ConfigError, TrainConfig
-from eosjax.data.frames.store import FrameStore
 from eosjax.data.frames.build import write_store
-from eosjax.data.rlds.episodes import Episode
+from eosjax.data.frames.store import FrameStore
 from eosjax.data.labels import LabelError
-from eosjax.runs import data
-from eosjax.training.parallel import choose_devices
+from eosjax.data.rlds.episodes import Episode
 from eosjax.runs.data import open_data
 from eosjax.runs.policy_source import PolicySource
 from eosjax.training.data_checks import check_ends, describe_data, tune_counts
+from eosjax.training.parallel import choose_devices
 from eosjax.types import UserError
 
 AUTO = dataclasses.replace(TrainConfig(), eos_tune="auto")
@@ -128,6 +127,13 @@ def test_a_mixture_is_opened_and_described(mixed):
     assert lines[0] == f"{goal + ten} training samples of {len(data.train.episodes)} episodes of libero_goal + libero_10"
     assert f"libero_goal: {2 * goal / (2 * goal + ten):.1%} of the samples (weight 2)" in lines
     assert sum("proprio dimension(s) 3 hardly vary" in line for line in lines) == 2
+
+
+def test_prompts_are_reworded_unless_the_flags_say_no(mixed):
+    reworded, plain = (open_data(dataclasses.replace(mixed, rephrase=rephrase), POLICY) for rephrase in (True, False))
+    assert (reworded.train.rephrase, plain.train.rephrase) == (True, False)
+    assert reworded.val is not None
+    assert reworded.train.length == reworded.val.length > plain.train.length
 
 
 def test_one_label_file_a_dataset(mixed):

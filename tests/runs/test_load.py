@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from eosjax import config as configs
+from eosjax.bench.full import load_buffer
 from eosjax.models.hf.pretrained import Pretrained
 from eosjax.runs.checkpoint import CheckpointError
-from eosjax.bench.full import load_buffer
 from eosjax.runs.load import check_base, load_run
 from tests import saved_runs
 from tests.checkpoints import write_checkpoint
