@@ -17,10 +17,10 @@ def main(argv: list[str]) -> None:
     try:
         demo = [] if SUBJECT & flags.flag_names(argv) else ["--config_path", str(DEMO)]
         parsed = flags.parse([*demo, *argv])
-        from eosjax.reports.end_of_run import summarise  # after the flags: a wrong one is answered before JAX is loaded
+        from eosjax.reports.end_of_training import write_comparison  # after the flags: a wrong one is answered before JAX is loaded
         from eosjax.training.loop import run
 
-        run(parsed, summarise)
+        run(parsed, write_comparison)
     except UserError as error:
         sys.exit(f"train.py: {error}")
     except KeyboardInterrupt:

@@ -23,7 +23,7 @@ from eosjax.ends.measure import measure_decisions
 from eosjax.ends.operating_points import Selection, choose
 from eosjax.ends.protocols import ChunkedEpisode, Rule
 from eosjax.ends.sweeps import option_grid
-from eosjax.reports.policy import reliability
+from eosjax.reports.evaluation import reliability
 from eosjax.runs.data import PolicySource, open_data
 from eosjax.runs.load import load_run
 

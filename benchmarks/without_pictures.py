@@ -23,12 +23,12 @@ from sklearn.neural_network import MLPClassifier
 from threadpoolctl import threadpool_limits
 
 from eosjax import flags
-from eosjax.bench.tables import markdown
 from eosjax.config import TrainConfig
 from eosjax.data.samples.loader import SampleSource
 from eosjax.ends.baselines import boosted_scores, past_differences, places
 from eosjax.ends.comparison import FIGURES, compare
 from eosjax.ends.measure import ScoredEpisode
+from eosjax.reports.tables import markdown
 from eosjax.runs.data import PolicySource, open_data
 
 SEEDS = 5

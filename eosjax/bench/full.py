@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from eosjax import config as configs
-from eosjax.bench import full_report, plots, probes
+from eosjax.bench import probes
 from eosjax.buffer import BalancedBufferState
 from eosjax.config import BALANCED_BUFFER, TrainConfig
 from eosjax.data.samples.loader import EvalLoader, SampleSource, TrainLoader
@@ -34,6 +34,9 @@ from eosjax.ends.operating_points import OperatingPoint, cross_fit, selection
 from eosjax.ends.protocols import ChunkedEpisode
 from eosjax.models.parts import abstract_params, split_params
 from eosjax.models.policies import Observation, Params, Policy
+from eosjax.reports import bench_plots
+from eosjax.reports.bench_tables import buffer_rows, policy_quality
+from eosjax.reports.tables import markdown
 from eosjax.runs.data import RunData, episode_ends, open_data
 from eosjax.runs.load import SavedRun, load_run, restore_part
 from eosjax.runs.policy_source import PolicySource
@@ -49,7 +52,7 @@ FULL_METHODS: Mapping[str, Mapping[str, Any]] = {
     "buffer 5000": {"eos_buffer_capacity": 5000},
     "buffer 500, age-matched": {"eos_buffer_capacity": 500, "eos_age_match": True},
 }
-DEFAULT = "buffer 50"
+DEFAULT, REFERENCE = "buffer 50", "plain BCE"
 SAVES = 60  # of a run, kept until it is measured: rows of a small buffer are a few updates old
 _VALIDATIONS = 6
 _PROBES = 128  # anchors whose hidden states tell how far the policy has moved
@@ -126,10 +129,10 @@ def _defined(figures: Mapping[str, float]) -> dict[str, float | None]:
 
 
 def held_out_figures(saved: SavedRun, data: RunData) -> dict[str, dict[str, float]]:
-    """Figures of the head and of the rules that do not look, by name, on all held-out episodes.
+    """Figures of the head and of the baselines without images, by name, on all held-out episodes.
 
-    What is chosen or fitted for an episode, is so on the episodes of other folds. Of the rules there are the figures of
-    `evaluation.comparison` alone; of the head also the action loss of the policy.
+    What is chosen or fitted for an episode, is so on the episodes of other folds. Of the baselines there are the figures of
+    `eosjax.ends.comparison` alone; of the head also the action loss of the policy.
     """
     assert data.val is not None
     episodes = chunked_episodes(saved, data.val)
@@ -273,10 +276,10 @@ def compare(base: TrainConfig, methods: Sequence[str], seeds: Sequence[int], fol
     configs_of = {(method, seed): method_config(base, method, seed, folder) for seed in seeds for method in methods}
     found = {key: train_and_look(config) for key, config in configs_of.items()}
     results = {method: [found[method, seed] for seed in seeds] for method in methods}
-    tables = "\n\n".join([full_report.held_out_table(results), full_report.buffer_table(results)])
+    tables = "\n\n".join([markdown(policy_quality(results, REFERENCE)), markdown(buffer_rows(results))])
     (folder / "summary.md").write_text(tables + "\n")
     if DEFAULT in methods:
         runs = [configs_of[DEFAULT, seed].run_dir for seed in seeds]
-        figure = full_report.curves(runs, f"{base.dataset_name}, {DEFAULT}")
-        (folder / "curves.svg").write_bytes(plots.encode(figure, "svg"))
+        figure = bench_plots.policy_curves(runs, f"{base.dataset_name}, {DEFAULT}")
+        (folder / "curves.svg").write_bytes(bench_plots.encode(figure, "svg"))
     print(tables)

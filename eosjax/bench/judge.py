@@ -84,14 +84,14 @@ class Judge:
 
         return Judged(calibration, threshold, deployed_threshold, figures)
 
-    def rules(self) -> dict[str, Figures]:
+    def baselines(self) -> dict[str, Figures]:
         """The figures of the baselines and of chance, by name: dense protocol."""
         train = np.isin(self.columns.episode_of, self.split.train)
         scores = dict(baseline_scores(self.columns.baseline_inputs, train))
         scores[CHANCE] = np.random.default_rng(0).random(train.size)
-        return {name: self._rule(values) for name, values in scores.items()}
+        return {name: self._baseline(values) for name, values in scores.items()}
 
-    def _rule(self, scores: np.ndarray) -> Figures:
+    def _baseline(self, scores: np.ndarray) -> Figures:
         val, test = (self._episodes(part, scores[self.columns.frames_of(part)]) for part in (self.split.val, self.split.test))
         tables = ScoreTables.of(test, pick(dense_sweep(val, MAIN_COLLAR), RULE).threshold)
         return lambda weights: {**tables.decisions.metrics(weights), **tables.events.metrics(weights), **tables.frames.metrics(weights)}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from eosjax.bench.objectives import BufferAndFresh, DetachedLogits, EmptiedBuffer
 from eosjax.buffer import BalancedBuffer
@@ -83,6 +84,15 @@ def choose(names: str | None, share_of_ends: float) -> list[Method]:
         what = f"no method {unknown[0]!r}" if unknown else "a method is named twice"
         raise UserError(f"--methods {names}: {what}; there are {', '.join(methods)}")
     return [methods[name] for name in chosen]
+
+
+def with_and_without_memory(results: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+    """Results of `sweep.run_method` in two groups by title, for plots: methods that keep rows, and the others with the reference."""
+    keeps = [each["method"].startswith(("buffer", "draw", "emptied", "detached")) for each in results]
+    return {
+        "without a memory": [each for each, kept in zip(results, keeps, strict=True) if not kept or each["method"] == REFERENCE],
+        "with a memory": [each for each, kept in zip(results, keeps, strict=True) if kept],
+    }
 
 
 def _fresh_methods(share_of_ends: float) -> list[Method]:

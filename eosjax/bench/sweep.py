@@ -132,9 +132,9 @@ def run_method(bench: Bench, method: Method, advanced: Callable[[int], object] =
     }
 
 
-def run_rules(bench: Bench) -> dict[str, dict[str, Any]]:
+def run_baselines(bench: Bench) -> dict[str, dict[str, Any]]:
     """The baselines and chance, by name: figures and intervals on the test episodes."""
-    measured = {name: pooled([figures], bench.split.test.size) for name, figures in bench.judge.rules().items()}
+    measured = {name: pooled([figures], bench.split.test.size) for name, figures in bench.judge.baselines().items()}
     return {name: {"mean": each.values, "intervals": each.intervals} for name, each in measured.items()}
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,14 +15,16 @@ from typing import Any
 
 from tqdm import tqdm
 
-from eosjax.bench import plots, sweep, tables
+from eosjax.bench import sweep
 from eosjax.bench.cache import HiddenCache, open_cache
-from eosjax.bench.methods import Method, choose
-from eosjax.cli.common import write_text
-from eosjax.reports.tables import table
+from eosjax.bench.methods import REFERENCE, Method, choose, with_and_without_memory
+from eosjax.cli.common import write_bytes, write_text
+from eosjax.reports import bench_plots
+from eosjax.reports.bench_tables import edge_of_grid, head_quality, head_training
+from eosjax.reports.tables import markdown, table
 from eosjax.types import UserError
 
-RESULTS, SUMMARY, SETTINGS, RULES = "results.json", "summary.md", "settings.json", "rules.json"
+RESULTS, SUMMARY, SETTINGS, BASELINES = "results.json", "summary.md", "settings.json", "baselines.json"
 _SEEDS, _UPDATES = 5, 3000
 
 
@@ -58,10 +59,13 @@ def run(args: argparse.Namespace) -> int:
     about = _claim(args.out, cache, settings, methods)
     bench = sweep.Bench.of(cache, settings)
     results = _run_methods(args.out, bench, methods)
-    rules = _kept(args.out / RULES, lambda: sweep.run_rules(bench))
-    quality, training = tables.quality(results, rules), tables.training(results)
-    _write(args.out, about, results, rules)
-    notes = _notes(results, settings)
+    baselines = _kept(args.out / BASELINES, lambda: sweep.run_baselines(bench))
+    quality, training = head_quality(results, baselines), head_training(results)
+    _write_curves(args.out, results)
+    write_text(args.out / SUMMARY, "\n\n".join([markdown(quality), markdown(training)]) + "\n")
+    # The results come last: a folder that has them is complete.
+    write_text(args.out / RESULTS, json.dumps({**about, "results": results, "baselines": baselines}, indent=1, allow_nan=False) + "\n")
+    notes = edge_of_grid(results, settings.learning_rates)
     print("\n\n".join([table(quality), table(training), *notes, f"written: {args.out}"]))
     return 0
 
@@ -113,23 +117,10 @@ def _kept(path: Path, make: Callable[[], Any]) -> Any:
     return json.loads(path.read_text())
 
 
-def _write(out: Path, about: dict[str, Any], results: list[dict[str, Any]], rules: dict[str, Any]) -> None:
-    """Writes curves and tables, and the results last: a folder that has them is complete."""
-    figure = plots.curves(results)
+def _write_curves(out: Path, results: list[dict[str, Any]]) -> None:
+    figure = bench_plots.head_curves(with_and_without_memory(results), REFERENCE)
     for kind in ("png", "svg"):
-        path = out / f"curves.{kind}"
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        temporary.write_bytes(plots.encode(figure, kind))
-        os.replace(temporary, path)
-    parts = [tables.markdown(tables.quality(results, rules)), tables.markdown(tables.training(results))]
-    write_text(out / SUMMARY, "\n\n".join(parts) + "\n")
-    write_text(out / RESULTS, json.dumps({**about, "results": results, "rules": rules}, indent=1, allow_nan=False) + "\n")
-
-
-def _notes(results: list[dict[str, Any]], settings: sweep.Settings) -> list[str]:
-    lowest, highest = min(settings.learning_rates), max(settings.learning_rates)
-    edge = [each["title"] for each in results if each["learning_rate"] in (lowest, highest) and each["method"] != "detached"]
-    return [f"learning rate at an edge of the grid: {', '.join(edge)}"] if edge else []
+        write_bytes(out / f"curves.{kind}", bench_plots.encode(figure, kind))
 
 
 def _jsonable(value: Any) -> Any:

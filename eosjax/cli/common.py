@@ -102,10 +102,15 @@ def take_columns(flag: str, store: FrameStore, columns: Sequence[int]) -> np.nda
 
 def write_text(path: Path, text: str) -> None:
     """Writes a file as a whole or not at all, and its folder if need be; `UserError` if that cannot be done."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes a file as a whole or not at all, and its folder if need be; `UserError` if that cannot be done."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(content)
         os.replace(temporary, path)
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror}") from error

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 from tqdm import tqdm
 
-from eosjax.cli.score import refuse_results, terminal, write_report
+from eosjax.cli.score import refuse_results, write_report
 from eosjax.cli.trained import add_run_flags, load_with_eos, open_run_data
 from eosjax.config import TrainConfig
 from eosjax.data.samples.loader import EvalLoader, SampleSource
@@ -24,9 +24,9 @@ from eosjax.ends.measure import NMS_WINDOW
 from eosjax.ends.operating_points import OperatingPoint, cross_fit, selection
 from eosjax.models.parts import split_params
 from eosjax.reports import page
+from eosjax.reports.evaluation import PolicyEvaluation
 from eosjax.reports.event_page import figure_table, render
-from eosjax.reports.policy import PolicyReport
-from eosjax.reports.tables import comparison_rows, delay_row, event_rows, table
+from eosjax.reports.tables import comparison_rows, delay_row, event_rows
 from eosjax.runs.data import RunData, episode_ends
 from eosjax.runs.load import SavedRun
 from eosjax.training.parallel import DataParallel, choose_devices
@@ -66,14 +66,14 @@ def run(args: argparse.Namespace) -> int:
     found = _predict(saved, config, source)
     title = f"{args.checkpoint.name}, step {saved.step}, {args.split} split"
     without = _points_without(args, saved, data, found, point)
-    report = PolicyReport.of(
+    report = PolicyEvaluation.of(
         title, found.episodes, point, without, baselines_on(data.mixture, data.train.anchors, source.episodes), args.nms
     )
     pictures = functools.partial(_pictures, source)
     html = render("eosjax evaluate", report.dense, pictures, _sections(report))
     paths = write_report(out, report.to_json(), html)
     action_loss = f"action loss              {found.action_loss:.4f}"
-    print("\n\n".join([_terminal(report), action_loss, "\n".join(f"written: {path}" for path in paths)]))
+    print("\n\n".join([report.to_text(), action_loss, "\n".join(f"written: {path}" for path in paths)]))
     return 0
 
 
@@ -108,18 +108,7 @@ def _points_without(
     return cross_fit(found.episodes, selection(saved.config, saved.record["share_of_ends"], episode_ends(data.train)))
 
 
-def _terminal(report: PolicyReport) -> str:
-    parts = [
-        report.deployed_sentence(),
-        table([*event_rows(report.deployed)]),
-        table([delay_row(report.deployed)]),
-        table(report.reliability_rows()),
-        table(comparison_rows(report.comparison)),
-    ]
-    return "\n\n".join([terminal(report.dense), *parts])
-
-
-def _sections(report: PolicyReport) -> list[str]:
+def _sections(report: PolicyEvaluation) -> list[str]:
     """What the page has beside the dense protocol."""
     deployed = f"<p>{escape(report.deployed_sentence())}.</p>{figure_table(event_rows(report.deployed))}"
     delays = page.table(("", "figures"), [delay_row(report.deployed)])

@@ -13,9 +13,8 @@ from typing import Any
 from eosjax.cli import common
 from eosjax.ends.measure import NMS_WINDOW
 from eosjax.ends.score_file import read_scores
+from eosjax.reports.evaluation import ScoreEvaluation
 from eosjax.reports.event_page import render
-from eosjax.reports.scores import EventReport
-from eosjax.reports.tables import delay_row, event_rows, frame_rows, table
 from eosjax.types import UserError
 
 METRICS, PAGE = "metrics.json", "report.html"
@@ -38,9 +37,9 @@ def run(args: argparse.Namespace) -> int:
     if args.nms < 0:
         raise UserError(f"--nms: expected 0 steps or more, got {args.nms}")
     refuse_results(args.out)
-    report = EventReport.of(args.file.name, read_scores(args.file), args.threshold, args.nms)
+    report = ScoreEvaluation.of(args.file.name, read_scores(args.file), args.threshold, args.nms)
     paths = write_report(args.out, report.to_json(), render("eosjax score", report))
-    print("\n\n".join([terminal(report), "\n".join(f"written: {path}" for path in paths)]))
+    print("\n\n".join([report.to_text(), "\n".join(f"written: {path}" for path in paths)]))
     return 0
 
 
@@ -57,10 +56,3 @@ def write_report(folder: Path, figures: Mapping[str, Any], page: str) -> list[Pa
     for path, text in files:
         common.write_text(path, text)
     return [path for path, _ in files]
-
-
-def terminal(report: EventReport) -> str:
-    """The report as text."""
-    intervals = "in brackets: 95 % intervals over episodes" if report.measured.intervals else "no intervals: there is one episode only"
-    rows = [delay_row(report.measured), *frame_rows(report.measured)]
-    return "\n\n".join([f"{report.title}: {report.sentence()}; {intervals}", table(event_rows(report.measured)), table(rows)])

@@ -10,7 +10,7 @@ import numpy as np
 
 from eosjax.ends.events import MAIN_COLLAR
 from eosjax.reports import svg
-from eosjax.reports.scores import Shown
+from eosjax.reports.evaluation import Shown
 
 STYLE = """
 .s0 { stroke: var(--s0); } .s1 { stroke: var(--s1); } .s2 { stroke: var(--s2); } .s3 { stroke: var(--s3); }

@@ -9,15 +9,15 @@ import numpy as np
 
 from eosjax.ends.events import COLLARS, MAIN_COLLAR
 from eosjax.reports import page, svg
+from eosjax.reports.evaluation import ScoreEvaluation, Shown
 from eosjax.reports.event_charts import STYLE, Series, chart, timeline
-from eosjax.reports.scores import EventReport, Shown
 from eosjax.reports.survey import Histogram
 from eosjax.reports.tables import delay_row, event_rows, figure, frame_rows
 
 Pictures = Callable[[int, int], Sequence[bytes]]  # (number of the episode, step) -> an encoded picture for each camera
 
 
-def render(command: str, report: EventReport, pictures: Pictures | None = None, more: Sequence[str] = ()) -> str:
+def render(command: str, report: ScoreEvaluation, pictures: Pictures | None = None, more: Sequence[str] = ()) -> str:
     """The page.
 
     Args:
@@ -49,7 +49,7 @@ def _kept_together(cell: str) -> str:
     return cell.replace(", ", ",\N{NO-BREAK SPACE}")
 
 
-def _tiles(report: EventReport) -> str:
+def _tiles(report: ScoreEvaluation) -> str:
     names = {"F1": "event/f1", "precision": "event/precision", "recall": "event/recall", "average precision": "event/ap"}
     cells = [
         (name, figure(report.measured, f"{key}@{MAIN_COLLAR}"), f"of ends, within ±{MAIN_COLLAR} steps") for name, key in names.items()
@@ -67,7 +67,7 @@ def _collar_legend() -> str:
     return f'<p class="legend">{names} a dot: the threshold of this report</p>'
 
 
-def _charts(report: EventReport) -> list[str]:
+def _charts(report: ScoreEvaluation) -> list[str]:
     curves = [report.curve(collar) for collar in COLLARS]
     # The last score that still fires; before the first one nothing does.
     place = int(np.searchsorted(-curves[0].thresholds, -report.threshold, side="right")) - 1
@@ -98,13 +98,13 @@ def _charts(report: EventReport) -> list[str]:
     ]
 
 
-def _delays(report: EventReport) -> str:
+def _delays(report: ScoreEvaluation) -> str:
     values = Histogram.of(report.tables.decisions.delays)
     note = f"fired minus true step, of the pairs within ±{COLLARS[-1]}; negative is early"
     return _figure("Delay", note, svg.histogram(values, "steps", "delays") if values else "<p>Nothing was matched.</p>")
 
 
-def _reliability(report: EventReport) -> str:
+def _reliability(report: ScoreEvaluation) -> str:
     bins = report.tables.frames.reliability(np.ones(report.counts["episodes"], np.int64))
     end = min(1.0, 1.1 * float(max(bins.said.max(), bins.came.max(), 0.01)))
     series = [Series(bins.said, bins.came, "s1")]

@@ -1,4 +1,4 @@
-"""Figures as text and tables: for the terminal, for JSON files, for Markdown and for pages alike."""
+"""Tables as text and as Markdown, and the figures of ends as rows of tables and as JSON values."""
 
 from __future__ import annotations
 
@@ -22,6 +22,13 @@ def table(rows: Iterable[Sequence[object]], right: str = "") -> str:
     return "\n".join(
         "  ".join(f"{cell:{side}{width}}" for cell, side, width in zip(row, sides, widths, strict=True)).rstrip() for row in cells
     )
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """A table in Markdown, the header first."""
+    header, *body = rows
+    lines = [header, ("---",) * len(header), *body]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def named(measured: Measured, prefix: str = "") -> tuple[dict[str, float | None], dict[str, list[float | None]]]:

@@ -2,13 +2,13 @@
 
 import json
 
-import numpy as np
 import pytest
 
-from eosjax.bench import full, full_report
+from eosjax.bench import full
 from eosjax.ends.baselines import ORACLE
 from eosjax.ends.comparison import HEAD
 from eosjax.flags import parse
+from eosjax.reports.bench_tables import POLICY_QUALITY
 from eosjax.runs.data import PolicySource, open_data
 from eosjax.runs.load import load_run
 from eosjax.types import UserError
@@ -31,7 +31,7 @@ def test_a_run_is_trained_looked_at_and_kept(base, tmp_path, monkeypatch, capsys
     head = result["held_out"][HEAD]
     assert 0 <= head["event/f1@2"] <= 1
     assert head["exact/frame/nll"] > 0
-    assert {key for _, key in full_report.HELD_OUT} <= set(head)
+    assert {key for _, key in POLICY_QUALITY} <= set(head)
     assert result["held_out"][ORACLE]["event/ap@2"] == 1
     end = result["buffer"]["end"]
     assert end["age_positive"] > end["age_negative"]  # ends are rare, so that their ring turns over more slowly
@@ -61,15 +61,6 @@ def test_a_stopped_run_is_told(base, tmp_path, monkeypatch):
         full.train_and_look(full.method_config(base, "plain BCE", 0, tmp_path))
 
 
-def test_curves_show_the_steps_that_all_seeds_have(tmp_path):
-    for seed, values in enumerate(([None, 1.0, 2.0], [5.0, 3.0, 6.0])):
-        rows = [{"step": step, "train/eos_loss": value} for step, value in enumerate(values)]
-        (tmp_path / str(seed)).mkdir()
-        (tmp_path / str(seed) / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*rows, {"step": 2, "val/x": 1.0}]))
-    line = full_report.curves([tmp_path / "0", tmp_path / "1"], "title").axes[1].lines[0]
-    assert (list(line.get_xdata()), list(line.get_ydata())) == ([1, 2], [2.0, 4.0])
-
-
 def test_drift_is_interpolated_between_checkpoints(base, tmp_path):
     config = full.method_config(base, "buffer 50", 3, tmp_path / "out")
     full.run(config)
@@ -78,20 +69,3 @@ def test_drift_is_interpolated_between_checkpoints(base, tmp_path):
     assert moved["none"] == 0
     assert moved["one"] > 0
     assert moved["half"] == pytest.approx(moved["one"] / 2)
-
-
-def test_tables_have_means_and_spreads():
-    def figures(value):
-        return dict.fromkeys((key for _, key in full_report.HELD_OUT), value)
-
-    def seed(value):
-        buffer = dict.fromkeys((key for _, key in full_report.BUFFER), value)
-        return {"held_out": {HEAD: figures(value), "rule": {"event/ap@2": 1.0}}, "buffer": dict.fromkeys(("half", "end"), buffer)}
-
-    results = {"a": [seed(0.25), seed(0.75)], full_report.REFERENCE: [seed(0.0), seed(0.5)], "b": [seed(None), seed(None)]}
-    held_out, buffer = full_report.held_out_table(results).splitlines(), full_report.buffer_table(results).splitlines()
-    assert held_out[2].startswith(f"| a | 0.500 ± {np.std([0.25, 0.75], ddof=1):.3f} |")
-    assert held_out[2].endswith("| 0.250 ± 0.000 |")  # above the reference, seed by seed
-    assert held_out[4].startswith("| b | – |")
-    assert held_out[5].startswith("| rule | 1.000 ± 0.000 | – |")
-    assert [line.split(" | ")[0] for line in buffer[2:4]] == ["| a, half", "| a, end"]

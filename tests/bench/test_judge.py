@@ -71,12 +71,12 @@ def test_calibration_mends_what_is_said_and_leaves_the_ranks(judge):
     assert once(judge, undone.figures)["exact/frame/nll"] == pytest.approx(before["exact/frame/nll"])
 
 
-def test_rules_are_measured_like_heads(judge):
-    rules = {name: once(judge, figures) for name, figures in judge.rules().items()}
-    assert rules["oracle"]["frame/average_precision"] == 1
-    assert rules["always off"]["event/recall@2"] == 0
-    assert rules[CHANCE]["frame/average_precision"] < 0.4
-    assert len(rules) == 7
+def test_baselines_are_measured_like_heads(judge):
+    baselines = {name: once(judge, figures) for name, figures in judge.baselines().items()}
+    assert baselines["oracle"]["frame/average_precision"] == 1
+    assert baselines["always off"]["event/recall@2"] == 0
+    assert baselines[CHANCE]["frame/average_precision"] < 0.4
+    assert len(baselines) == 7
 
 
 def test_pooled_is_the_mean_over_heads_and_resamples_episodes_for_all_alike():

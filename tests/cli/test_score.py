@@ -9,7 +9,7 @@ import pytest
 
 from eosjax.ends.measure import ScoredEpisode
 from eosjax.reports import event_page
-from eosjax.reports.scores import EventReport
+from eosjax.reports.evaluation import ScoreEvaluation
 from tests.cli.page import Page
 
 DOCS = Path(__file__).parents[2] / "docs" / "evaluation.md"
@@ -85,7 +85,7 @@ def test_the_page(score, worked):
 def test_pictures_at_true_ends_and_firings(worked):
     scores, ends = np.zeros(30), np.zeros(30, bool)
     scores[[9, 20]], ends[[10, 28]] = 0.9, True
-    report = EventReport.of("title", [ScoredEpisode("a", scores, ends)], 0.5)
+    report = ScoreEvaluation.of("title", [ScoredEpisode("a", scores, ends)], 0.5)
     asked = []
 
     def pictures(number, step):

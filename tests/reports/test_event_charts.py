@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from eosjax.ends.measure import ScoredEpisode
+from eosjax.reports.evaluation import Shown
 from eosjax.reports.event_charts import timeline
-from eosjax.reports.scores import Shown
 
 
 @pytest.mark.parametrize(

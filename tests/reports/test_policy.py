@@ -8,7 +8,7 @@ import pytest
 from eosjax.ends.calibration import Calibration
 from eosjax.ends.measure import measure_decisions, measure_scores
 from eosjax.ends.operating_points import cross_fit
-from eosjax.reports.policy import PolicyReport, reliability
+from eosjax.reports.evaluation import PolicyEvaluation, reliability
 from tests.ends.test_operating_points import EXACT, HOW, choose, made_up
 
 EPISODES = made_up(noise=1.6)
@@ -17,7 +17,7 @@ POINT = choose(EPISODES, HOW)
 
 def report(without=()):
     baselines = {"blind": [POINT.dense(each)._replace(scores=np.zeros(60)) for each in EPISODES]}
-    return PolicyReport.of("title", EPISODES, POINT, without, baselines, replicates=30)
+    return PolicyEvaluation.of("title", EPISODES, POINT, without, baselines, replicates=30)
 
 
 def test_figures_of_each_protocol_stand_under_its_own_name():

@@ -1,4 +1,4 @@
-"""What a run ends with: the head beside the rules that do not look, as a table, a JSON file and two plots."""
+"""What a training run ends with: the head beside baselines without images, as a table, a JSON file and two plots."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ from eosjax.reports.tables import comparison_json, comparison_rows
 COMPARISON_FILE = "comparison.json"
 
 
-def summarise(folder: Path, train: SampleSource, val: SampleSource, episodes: Sequence[ChunkedEpisode], point: OperatingPoint) -> str:
+def write_comparison(
+    folder: Path, train: SampleSource, val: SampleSource, episodes: Sequence[ChunkedEpisode], point: OperatingPoint
+) -> str:
     """Writes `comparison.json`, `precision_recall.png` and `timeline.png`, and returns the table for the console.
 
     Args:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from eosjax.ends.measure import Decisions, ScoredEpisode, measure_decisions
-from eosjax.reports.scores import EventReport
+from eosjax.reports.evaluation import ScoreEvaluation
 from eosjax.reports.tables import delay_row, event_rows, frame_rows
 
 
@@ -23,7 +23,7 @@ QUIET = episode("quiet", [], [])
 
 
 def report(*episodes, replicates=20):
-    return EventReport.of("title", episodes, threshold=0.5, replicates=replicates)
+    return ScoreEvaluation.of("title", episodes, threshold=0.5, replicates=replicates)
 
 
 def shown(*episodes):
