@@ -43,8 +43,9 @@ def eosjax_batches(args: argparse.Namespace) -> Make:
 
     from eosjax.data.frames.store import open_store
     from eosjax.data.labels import task_labels
-    from eosjax.data.samples.loader import SampleSource, TrainLoader
+    from eosjax.data.samples.loader import TrainLoader
     from eosjax.data.samples.mixture import LabelledDataset, Mixture, stored_stats
+    from eosjax.data.samples.source import SampleSource
     from eosjax.data.samples.tokens import demo_tokenizer
     from eosjax.data.specs import spec_for
 

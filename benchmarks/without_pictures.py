@@ -24,7 +24,7 @@ from threadpoolctl import threadpool_limits
 
 from eosjax import flags
 from eosjax.config import TrainConfig
-from eosjax.data.samples.loader import SampleSource
+from eosjax.data.samples.source import SampleSource
 from eosjax.ends.baselines import boosted_scores, past_differences, places
 from eosjax.ends.comparison import FIGURES, compare
 from eosjax.ends.measure import ScoredEpisode

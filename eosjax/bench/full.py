@@ -24,7 +24,8 @@ from eosjax import config as configs
 from eosjax.bench import probes
 from eosjax.buffer import BalancedBufferState
 from eosjax.config import BALANCED_BUFFER, TrainConfig
-from eosjax.data.samples.loader import EvalLoader, SampleSource, TrainLoader
+from eosjax.data.samples.loader import EvalLoader, TrainLoader
+from eosjax.data.samples.source import SampleSource
 from eosjax.ends.baselines import baselines_on
 from eosjax.ends.comparison import HEAD
 from eosjax.ends.comparison import compare as compare_methods

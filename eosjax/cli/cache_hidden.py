@@ -18,7 +18,8 @@ from eosjax.bench.cache import Columns, check_new, fingerprint, write_cache
 from eosjax.bench.full import hidden_fn
 from eosjax.cli.trained import add_run_flags, load_with_eos, open_run_data
 from eosjax.config import TrainConfig
-from eosjax.data.samples.loader import EvalLoader, SampleSource
+from eosjax.data.samples.loader import EvalLoader
+from eosjax.data.samples.source import SampleSource
 from eosjax.runs.checkpoint import fetch_fingerprints
 from eosjax.runs.data import RunData
 from eosjax.runs.load import SavedRun

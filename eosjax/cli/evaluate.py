@@ -18,7 +18,8 @@ from tqdm import tqdm
 from eosjax.cli.score import refuse_results, write_report
 from eosjax.cli.trained import add_run_flags, load_with_eos, open_run_data
 from eosjax.config import TrainConfig
-from eosjax.data.samples.loader import EvalLoader, SampleSource
+from eosjax.data.samples.loader import EvalLoader
+from eosjax.data.samples.source import SampleSource
 from eosjax.ends.baselines import baselines_on
 from eosjax.ends.measure import NMS_WINDOW
 from eosjax.ends.operating_points import OperatingPoint, cross_fit, selection

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from eosjax.data.images import transforms
-from eosjax.data.samples.loader import SampleSource
+from eosjax.data.samples.source import SampleSource
 from eosjax.ends.baselines import baselines_on
 from eosjax.ends.comparison import HEAD, Comparison, compare
 from eosjax.ends.frame import average_precision

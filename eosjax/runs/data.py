@@ -11,8 +11,8 @@ import numpy as np
 from eosjax.config import DEMO_DATASET, MixtureMember, TrainConfig
 from eosjax.data.frames.store import open_store
 from eosjax.data.labels import import_labels, join_labels, task_labels
-from eosjax.data.samples.loader import SampleSource, split_mixture
 from eosjax.data.samples.mixture import LabelledDataset, Mixture, stored_stats
+from eosjax.data.samples.source import SampleSource, split_mixture
 from eosjax.data.specs import spec_for
 from eosjax.demo.dataset import ensure_demo
 from eosjax.runs.policy_source import PolicySource

@@ -8,8 +8,8 @@ import numpy as np
 
 from eosjax.config import ConfigError, TrainConfig
 from eosjax.data.labels.advice import advise_positives
-from eosjax.data.samples.loader import SampleSource
 from eosjax.data.samples.mixture import LabelledDataset
+from eosjax.data.samples.source import SampleSource
 from eosjax.data.stats import describe
 from eosjax.runs.data import RunData, share_of_ends
 

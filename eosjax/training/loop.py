@@ -15,7 +15,8 @@ from eosjax import config as configs
 from eosjax import flags
 from eosjax.config import ConfigError, TrainConfig
 from eosjax.data.labels.advice import explain_share
-from eosjax.data.samples.loader import EvalLoader, SampleSource, TrainLoader
+from eosjax.data.samples.loader import EvalLoader, TrainLoader
+from eosjax.data.samples.source import SampleSource
 from eosjax.data.stats import STATS_FILE, save_stats, stats_to_json
 from eosjax.ends.calibration import exact_calibration
 from eosjax.ends.measure import DEPLOYED

@@ -11,8 +11,8 @@ from eosjax.data.frames.build import write_store
 from eosjax.data.frames.store import FrameStore
 from eosjax.data.labels import Labels
 from eosjax.data.rlds.episodes import Episode
-from eosjax.data.samples.loader import SampleSource
 from eosjax.data.samples.mixture import LabelledDataset, Mixture, stored_stats
+from eosjax.data.samples.source import SampleSource
 from eosjax.data.samples.tokens import demo_tokenizer
 from eosjax.data.specs import DatasetSpec
 
