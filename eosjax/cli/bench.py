@@ -1,7 +1,7 @@
 """Compares ways to train the EOS head on cached hidden states: `eosjax bench eos`.
 
-Every method gets the same data, head, seeds and number of updates, and the learning rate of a small grid that is best for it on one half of
-the held-out episodes, where the thresholds are chosen, too. Everything is measured on the other half."""
+All methods share data, head, seeds and number of updates. The learning rate (from a small grid) and the thresholds are chosen for each
+method on one half of the held-out episodes. All results are measured on the other half."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ _SEEDS, _UPDATES = 5, 3000
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of the command."""
-    parser.add_argument("what", choices=("eos",), help="what to compare: eos, the ways to train the EOS head")
+    parser.add_argument("what", choices=("eos",), help="what to compare: eos = ways to train the EOS head")
     parser.add_argument("--cache", type=Path, required=True, metavar="DIR", help="folder that `eosjax cache-hidden` wrote")
     parser.add_argument(
         "--out",
         type=Path,
         required=True,
         metavar="DIR",
-        help=f"folder for {RESULTS}, {SUMMARY} and curves; a comparison that was broken off in it goes on",
+        help=f"folder for {RESULTS}, {SUMMARY} and curves; an interrupted comparison in it is continued",
     )
     parser.add_argument("--seeds", type=int, default=_SEEDS, metavar="N", help="runs of each method and learning rate (%(default)s)")
     parser.add_argument(
-        "--updates", type=int, default=_UPDATES, metavar="N", help=f"of each head, a multiple of {sweep.SEGMENTS} (%(default)s)"
+        "--updates", type=int, default=_UPDATES, metavar="N", help=f"updates of each head, a multiple of {sweep.SEGMENTS} (%(default)s)"
     )
-    parser.add_argument("--methods", metavar="A,B", help="only these (all)")
+    parser.add_argument("--methods", metavar="A,B", help="methods to compare (default: all)")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -1,6 +1,6 @@
-"""Reports what is in a dataset and whether its sub-step labels fit it: on the terminal, as JSON, and as a page with pictures of the ends.
+"""Reports the content of a dataset and whether its sub-step labels fit: on the terminal, as JSON, and as a page with images of the ends.
 
-Exit status: 0 the labels fit (or none were given), 1 they do not (the report is written all the same), 2 a wrong flag or an unreadable
+Exit status: 0 the labels fit (or none were given), 1 they do not fit (the report is still written), 2 a wrong flag or an unreadable
 dataset."""
 
 from __future__ import annotations
@@ -29,18 +29,22 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     common.add_dataset_flags(parser)
     labels = parser.add_argument_group("labels")
     labels.add_argument(
-        "--substep_labels_path", type=Path, metavar="PATH", help="sub-step labels; without: the dataset alone (the demo has its own)"
+        "--substep_labels_path", type=Path, metavar="PATH", help="sub-step labels (default: none, the dataset alone; the demo has its own)"
     )
     common.add_format_flag(labels)
-    common.add_boolean_flag(labels, "--allow_unlabelled", "episodes without labels are no problem")
+    common.add_boolean_flag(labels, "--allow_unlabelled", "accept episodes without labels")
     labels.add_argument(
-        "--batch_size", type=int, default=TrainConfig.batch_size, metavar="N", help="of the training that the advice is about (%(default)s)"
+        "--batch_size",
+        type=int,
+        default=TrainConfig.batch_size,
+        metavar="N",
+        help="batch size of the planned training, for the advice (%(default)s)",
     )
     report = parser.add_argument_group("report")
     report.add_argument("--json", type=Path, metavar="FILE", help="write the numbers to this file, replacing it")
     report.add_argument("--html", type=Path, metavar="FILE", help="write a self-contained page to this file, replacing it")
     report.add_argument(
-        "--episodes", type=common.integers, metavar="0,7", help="episodes to show on the page (four, spread over the tasks)"
+        "--episodes", type=common.integers, metavar="0,7", help="episodes to show on the page (default: four, spread over the tasks)"
     )
     common.add_position_flag(report)
 

@@ -1,8 +1,7 @@
 """Makes sub-step labels for a pick-and-place dataset that has none, from the gripper command and the motion of the hand.
 
-Every episode is read as cycles of reach, pick, carry, place, and a last leave; one that does not read so, or not as its plan has it,
-gets no labels and is listed. With --compare the ends are scored against labels made by hand, which is how to check the thresholds on a
-few episodes."""
+Every episode is read as cycles of reach, pick, carry and place, and a last leave. An episode that does not fit these cycles or its plan
+gets no labels and is listed. --compare scores the ends against labels made by hand; use it to check the thresholds on a few episodes."""
 
 from __future__ import annotations
 
@@ -30,11 +29,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of the command."""
     common.add_dataset_flags(parser)
     labels = parser.add_argument_group("labels")
-    labels.add_argument("--out", type=Path, metavar="FILE", help="label file to make; never replaces one")
+    labels.add_argument("--out", type=Path, metavar="FILE", help="label file to write; an existing file is not overwritten")
     labels.add_argument(
-        "--plan", type=Path, metavar="FILE", help="JSON file with the sub-steps of each task in words (without: 'pick: <task>')"
+        "--plan", type=Path, metavar="FILE", help="JSON file with the sub-steps of each task in words (default: 'pick: <task>')"
     )
-    labels.add_argument("--compare", type=Path, metavar="PATH", help="labels of the same dataset to score the found ends against")
+    labels.add_argument("--compare", type=Path, metavar="PATH", help="labels of the same dataset to score the detected ends against")
     common.add_format_flag(labels)
     state = parser.add_argument_group("state")
     common.add_position_flag(state)
@@ -43,7 +42,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         type=lambda text: () if text == "none" else common.integers(text),
         default=(6, 7),
         metavar="6,7",
-        help="column of the state with the opening of the fingers, or two whose difference it is; none if it is not there (6,7)",
+        help="column of the state with the opening of the fingers, or two whose difference is the opening; none: no such column (6,7)",
     )
     thresholds = parser.add_argument_group("thresholds")
     for field in dataclasses.fields(Thresholds):

@@ -1,9 +1,7 @@
-"""Tells what training will take, before there are weights or a GPU: parameters, memory of a device by purpose, arithmetic of an update,
-and the largest batch.
+"""Plans a training run without weights or a GPU: parameters, device memory by purpose, arithmetic of an update, and the largest batch.
 
-All flags of `train.py` are understood; the data is not read. The memory is what XLA assigns to the compiled training step, without
-what the GPU's driver takes for itself (0.5 to 1 GB) and without fragmentation. JAX takes 75 % of a GPU unless told otherwise
-(XLA_PYTHON_CLIENT_MEM_FRACTION=0.95)."""
+Takes all flags of `train.py`. Reads no data. The memory is what XLA assigns to the compiled training step. It excludes the memory of the
+GPU driver (0.5 to 1 GB) and fragmentation. JAX takes 75 % of a GPU by default (XLA_PYTHON_CLIENT_MEM_FRACTION=0.95 changes it)."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Builds the frame stores of one or several datasets, so that training, inspecting and labelling start at once.
+"""Builds the frame stores of one or several datasets ahead of their first use in training, `inspect` or `label`.
 
-A store is built once; a dataset that has changed gets a new one. Without a change the command only tells where the store is."""
+A store is built once. A changed dataset gets a new store. If nothing has changed, the command only prints where the store is."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Measures how well the scores of any system tell the ends of sub-steps: a table, metrics.json, and a page with charts.
+"""Measures how well the scores of any system detect the ends of sub-steps. Writes a table, metrics.json, and a page with charts.
 
-FILE has a row for every control step: episode,step,score,label, the score a probability that a sub-step ends at this step."""
+FILE has one row per control step: episode,step,score,label. The score is the probability that a sub-step ends at this step."""
 
 from __future__ import annotations
 
@@ -23,10 +23,12 @@ METRICS, PAGE = "metrics.json", "report.html"
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of the command."""
     parser.add_argument("file", type=Path, metavar="FILE", help="CSV with the columns episode, step, score, label")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help=f"folder for {METRICS} and {PAGE}; must not have them yet")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help=f"folder for {METRICS} and {PAGE}; it must not contain them yet"
+    )
     parser.add_argument("--threshold", type=float, default=0.5, metavar="P", help="score from which a step may fire (%(default)s)")
     parser.add_argument(
-        "--nms", type=int, default=NMS_WINDOW, metavar="W", help="a firing rules out lower scores up to W steps away (%(default)s)"
+        "--nms", type=int, default=NMS_WINDOW, metavar="W", help="a firing suppresses lower scores up to W steps away (%(default)s)"
     )
 
 
