@@ -105,6 +105,7 @@ class TrainConfig:
 
     # Model
     vla_path: str = "openvla/openvla-7b"  # policy to fine-tune; `demo` builds a small one with random weights
+    vla_revision: str | None = None  # branch, tag or commit of the policy on the hub; default: the newest commit of its main branch
     use_l1_regression: bool = True  # continuous actions from an L1 regression head; without it and diffusion, actions are tokens
     use_diffusion: bool = False  # continuous actions by denoising (with --use_l1_regression False)
     num_diffusion_steps_train: int = 50  # noise levels of --use_diffusion
@@ -340,6 +341,8 @@ def _check_combinations(config: TrainConfig) -> None:
             "would never learn; set --use_substep_eos True or --use_eos_classification False"
         )
     _check_policy(config)
+    if config.vla_path == DEMO_MODEL and config.vla_revision is not None:
+        raise ConfigError(f"--vla_revision {config.vla_revision}: --vla_path demo is built here, and only the hub has revisions")
     if config.vla_path == DEMO_MODEL and config.use_lora:
         raise ConfigError(
             "--vla_path demo starts from random weights, not worth freezing under adapters; add --use_lora False to train it whole"

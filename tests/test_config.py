@@ -92,6 +92,7 @@ def test_recipes_parse_and_open_with_their_command(recipe):
         ("--config_path nowhere.yaml", "--config_path nowhere.yaml: no such file"),
         ("--use_substep_eos False", "--use_substep_eos False leaves them out"),
         ("--vla_path demo", "add --use_lora False"),
+        ("--vla_path demo --use_lora False --vla_revision v1", "--vla_revision v1: --vla_path demo is built here"),
         ("--use_diffusion True", "add --use_l1_regression False"),
         ("--use_diffusion True --use_l1_regression False --num_diffusion_steps_inference 51", "at most --num_diffusion_steps_train"),
         ("--use_film True --freeze_vision True", "choose one"),

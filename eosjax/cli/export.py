@@ -97,7 +97,7 @@ def _calibration(run: SavedRun, point: OperatingPoint) -> dict[str, Any]:
 def _vision_with_film(run: SavedRun) -> Iterator[export.Tensor]:
     """The encoders as the original keeps them with FiLM: base weights, low-rank branches and FiLM layers together."""
     from_demo = run.config.vla_path == DEMO_MODEL
-    base = {} if from_demo else Pretrained.open(run.config.vla_path).tensors
+    base = {} if from_demo else Pretrained.open(run.config.vla_path, run.config.vla_revision).tensors
     params = run.params["vla"] if "vla" in run.params else film.base_vision(base, run.vla_config)
     variables = {"params": join_film(params, run.params["film"]), "lora": run.params.get("lora", {})}
     return film.export_film(variables, run.vla_config, base)
@@ -112,7 +112,7 @@ def _write_adapter(run: SavedRun, folder: Path) -> None:
 def _write_merged(run: SavedRun, folder: Path, max_bytes: int) -> None:
     if run.config.vla_path == DEMO_MODEL:
         raise UserError("--format merged: the demo policy comes from no checkpoint of the PyTorch side; use --format heads")
-    base = Pretrained.open(run.config.vla_path)
+    base = Pretrained.open(run.config.vla_path, run.config.vla_revision)
     check_base(run, base)
     tensors = export.merged_tensors(base.tensors, run.vla_config, run.params)
     shown = tqdm(tensors, total=len(base.tensors), desc="writing weights", unit="tensor", disable=not sys.stderr.isatty())

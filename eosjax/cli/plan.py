@@ -73,7 +73,7 @@ def _prompt_tokens(config: TrainConfig) -> int:
 class _Outline(Pretrained):
     """A checkpoint of which there is only the config.json."""
 
-    content: Mapping[str, Any]
+    content: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def vla_config(self, vision_heads: tuple[int, int] | None = None, **overrides: Any) -> VLAConfig:
         """The published encoders before the language model of config.json."""
@@ -87,27 +87,27 @@ def policy_shape(config: TrainConfig, spec: DatasetSpec) -> tuple[VLAConfig, str
         UserError: nothing at `vla_path`, or nothing that tells the shape of a policy.
     """
     path, tokenizer = config.vla_path, demo_tokenizer()
-    folder = Path(path).expanduser()
+    folder = None if path == DEMO_MODEL else files.local_folder(path, config.vla_revision)
     if path == DEMO_MODEL:
         pretrained, source = None, "the built-in small policy"
+    elif folder is None and path in PUBLISHED and config.vla_revision is None:
+        pretrained, source = _Outline(Path(path), content=PUBLISHED[path]), "shapes as published (nothing was downloaded)"
+    elif folder is None:
+        folder = _download_config(path, config.vla_revision)
+        pretrained, source = _Outline(folder, content=files.read_json(folder, "config.json")), "shapes from its config.json on the hub"
     elif any((folder / name).is_file() for name in (files.INDEX, files.SINGLE)):
         pretrained, source = Pretrained(folder), "shapes from its tensors"
-    elif folder.is_dir():
-        pretrained, source = _Outline(folder, files.read_json(folder, "config.json")), "shapes from its config.json"
-    elif path in PUBLISHED:
-        pretrained, source = _Outline(folder, PUBLISHED[path]), "shapes as published (nothing was downloaded)"
     else:
-        folder = _download_config(path)
-        pretrained, source = _Outline(folder, files.read_json(folder, "config.json")), "shapes from its config.json on the hub"
+        pretrained, source = _Outline(folder, content=files.read_json(folder, "config.json")), "shapes from its config.json"
     # The tokenizer matters to the demo alone, whose vocabulary it makes.
     return PolicySource(pretrained, tokenizer).vla_config(config, spec), source
 
 
-def _download_config(name: str) -> Path:
+def _download_config(name: str, revision: str | None) -> Path:
     import huggingface_hub  # slow to import, and needed for names only
 
     try:
-        return Path(huggingface_hub.hf_hub_download(name, "config.json")).parent
+        return Path(huggingface_hub.hf_hub_download(name, "config.json", revision=revision)).parent
     except (OSError, ValueError) as error:  # its errors are both: no such repository, no access, no network, no valid name
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         raise UserError(

@@ -28,7 +28,7 @@ class PolicySource(NamedTuple):
         """
         if config.vla_path == DEMO_MODEL:
             return cls(None, tokens.demo_tokenizer())
-        pretrained = Pretrained.open(config.vla_path)
+        pretrained = Pretrained.open(config.vla_path, config.vla_revision)
         return cls(pretrained, tokens.load_tokenizer(pretrained.tokenizer_file))
 
     def vla_config(self, config: TrainConfig, spec: DatasetSpec) -> VLAConfig:

@@ -121,11 +121,21 @@ def test_shape_from_a_checkpoint_or_from_config_json_alone(tmp_path):
 
 def test_config_json_from_the_hub(tmp_path, monkeypatch):
     (tmp_path / "config.json").write_text(json.dumps(PUBLISHED["openvla/openvla-7b"] | {"text_config": {"vocab_size": 99_008}}))
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda name, file: str(tmp_path / file))
-    vla_config, source = plan.policy_shape(TrainConfig(vla_path="somebody/policy"), DatasetSpec())
-    assert (vla_config.llama.vocab_size, source) == (99_008, "shapes from its config.json on the hub")
+    asked = []
 
-    def unreachable(name, file):
+    def download(name, file, *, revision):
+        asked.append((name, revision))
+        return str(tmp_path / file)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    for name, revision in (("somebody/policy", None), ("openvla/openvla-7b", "v1")):
+        vla_config, source = plan.policy_shape(TrainConfig(vla_path=name, vla_revision=revision), DatasetSpec())
+        assert (vla_config.llama.vocab_size, source) == (99_008, "shapes from its config.json on the hub")
+    assert asked == [("somebody/policy", None), ("openvla/openvla-7b", "v1")]
+    with pytest.raises(UserError, match="only the hub has revisions"):
+        plan.policy_shape(TrainConfig(vla_path=str(tmp_path), vla_revision="v1"), DatasetSpec())
+
+    def unreachable(name, file, **_):
         raise OSError("no network\nat all")
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", unreachable)

@@ -21,7 +21,7 @@ from eosjax.models.openvla import VLAConfig
 
 Tensor = tuple[str, np.ndarray]
 _METADATA = {"format": "pt"}  # transformers refuses files that do not say so
-_COPIED = re.compile(r"(?!dataset_statistics|eos_calibration|.*\.index\.json).*\.(json|txt|py|jinja|model)")
+_NOT_COPIED = ("dataset_statistics*", "eos_calibration*", "*.index.json")  # they are of the base model
 
 
 def target_modules(config: VLAConfig) -> str:
@@ -149,7 +149,8 @@ def write_shards(tensors: Iterable[Tensor], folder: Path, max_bytes: int) -> Non
 def copy_files(source: Path, folder: Path) -> None:
     """Copies what a checkpoint has beside its weights (configuration, tokenizer, preprocessor, code), but no statistics."""
     for path in sorted(source.iterdir()):
-        if path.is_file() and _COPIED.fullmatch(path.name):
+        copied = any(map(path.match, files.SIDE_FILES)) and not any(map(path.match, _NOT_COPIED))
+        if path.is_file() and copied:
             shutil.copyfile(path, folder / path.name)
 
 

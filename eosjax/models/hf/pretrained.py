@@ -28,11 +28,16 @@ class Pretrained:
     """A checkpoint folder in the Hugging Face layout. Opening it reads no weights."""
 
     folder: Path
+    revision: str | None = None  # commit on the hub; None for a folder
 
     @classmethod
-    def open(cls, vla_path: str) -> Pretrained:
-        """The checkpoint at `vla_path`: a local folder, or `owner/name` on the hub; `WeightsError` when there is none."""
-        return cls(files.find_checkpoint(vla_path))
+    def open(cls, vla_path: str, revision: str | None = None) -> Pretrained:
+        """The checkpoint at `vla_path`: a local folder, or `owner/name` on the hub, there at a branch, tag or commit.
+
+        Raises:
+            WeightsError: there is none.
+        """
+        return cls(*files.find_checkpoint(vla_path, revision))
 
     @functools.cached_property
     def config_json(self) -> dict[str, Any]:
