@@ -129,18 +129,19 @@ def load(folder: Path) -> Model:
 def _vision_heads(tensors: files.Tensors, make: Any, case: dict[str, np.ndarray]) -> tuple[int, int]:
     """The head counts, which no file holds: for each encoder the one that gives the recorded features best."""
     images = case["raw_images"][:, None, ..., :3]
-    widths = [vit.width for vit in (lambda c: (c.dino, c.siglip))(make(vision_heads=(1, 1)))]
-    best: list[int] = []
-    for i, (width, name) in enumerate(zip(widths, ("dino", "siglip"), strict=True)):
-        errors = {}
-        for heads in (h for h in range(1, width + 1) if width % h == 0 and width // h >= 8):
-            config = make(vision_heads=(heads, 1) if i == 0 else (best[0], heads))
-            params = weights.import_weights(tensors, config)
-            features = _apply(OpenVLA(config), params, images, method="vision_features")
-            part = features[..., : widths[0]] if i == 0 else features[..., widths[0] :]
-            errors[heads] = _distance(part, case[f"{name}_features_image0"])
-        best.append(min(errors, key=errors.__getitem__))
-    return best[0], best[1]
+    config = make(vision_heads=(1, 1))
+    params = weights.import_weights(tensors, config)
+    widths = (config.dino.width, config.siglip.width)
+    candidates = [[heads for heads in range(1, width + 1) if width % heads == 0 and width // heads >= 8] for width in widths]
+    errors: tuple[dict[int, float], dict[int, float]] = ({}, {})
+    for i in range(max(map(len, candidates))):
+        pair = tuple(heads[min(i, len(heads) - 1)] for heads in candidates)
+        features = _apply(OpenVLA(make(vision_heads=pair)), params, images, method="vision_features")
+        parts = (features[..., : widths[0]], features[..., widths[0] :])
+        for heads, part, name, found in zip(pair, parts, ("dino", "siglip"), errors, strict=True):
+            found[heads] = _distance(part, case[f"{name}_features_image0"])
+    dino, siglip = (min(found, key=found.__getitem__) for found in errors)
+    return dino, siglip
 
 
 def compare_forward(case: str, model: Model, golden: dict[str, np.ndarray]) -> Iterator[Row]:
@@ -152,7 +153,8 @@ def compare_forward(case: str, model: Model, golden: dict[str, np.ndarray]) -> I
     real = golden["mm_attention_mask"].astype(bool)
     yield _absolute(case, "mm_embeds", embeds[seen], golden["mm_embeds"][real])
     for i, state in enumerate(states):
-        yield _absolute(case, f"hidden_states_{i}", state[seen], golden[f"hidden_states_{i}"][real])
+        expected = golden[f"hidden_states_{i}" if i else "mm_embeds"]  # the first ones are the embeddings
+        yield _absolute(case, f"hidden_states_{i}", state[seen], expected[real])
     mismatches = float((tokens[seen] != golden["lm_logits_argmax"][real]).sum())
     yield Row(case, "lm_logits_argmax (tokens that differ)", mismatches, 0.0, "count")
     for quantity, value in ours.items():
@@ -203,18 +205,22 @@ def compare_lora(model: Model, golden: dict[str, np.ndarray]) -> Iterator[Row]:
         return l1 + LAMBDA_EOS * bce, (l1, bce, l1 + LAMBDA_EOS * bce, hidden)
 
     optimizer = make_optimizer(TrainConfig(learning_rate=5e-4))
-    opt_state = optimizer.init(trained)
-    step = jax.jit(jax.grad(losses, has_aux=True))
+    opt_state = jax.jit(optimizer.init)(trained)
+
+    @jax.jit
+    def step(trained: Any, opt_state: Any) -> Any:
+        grads, aux = jax.grad(losses, has_aux=True)(trained)
+        updates, opt_state = optimizer.update(grads, opt_state, trained, eos_ready=jnp.array(True))
+        return grads, aux, optax.apply_updates(trained, updates), opt_state
+
     for i in range(3):
-        grads, (*values, hidden) = step(trained)
+        grads, (*values, hidden), trained, opt_state = step(trained, opt_state)
         if i == 0:
             yield _absolute("lora", "actions_hidden_states", hidden, golden["actions_hidden_states"])
             named = _named(grads, config)
             for name, grad in _recorded(golden, "grad/").items():
                 yield _relative("lora", f"grad/{name}", named[name], grad)
         yield _absolute("lora", f"losses_{i}", np.asarray(values), golden[f"losses_{i}"])
-        updates, opt_state = optimizer.update(grads, opt_state, trained, eos_ready=jnp.array(True))
-        trained = optax.apply_updates(trained, updates)
     named = _named(trained, config)
     for name, value in _recorded(golden, "after3/").items():
         yield _absolute("lora", f"after3/{name}", named[name], value)
@@ -230,14 +236,20 @@ def compare_optimizer(model: Model, golden: dict[str, np.ndarray]) -> Iterator[R
 
     optimizer = make_optimizer(TrainConfig(learning_rate=float(golden["lr"])))
     trained: Any = {"eos_head": model.parts["eos_head"]}
-    opt_state = optimizer.init(trained)
-    for i in range(sum(name.startswith("loss_") for name in golden)):
+    opt_state = jax.jit(optimizer.init)(trained)
+
+    @jax.jit
+    def step(trained: Any, opt_state: Any) -> Any:
         value, grads = jax.value_and_grad(loss)(trained["eos_head"])
-        yield _absolute("adamw_eos_head", f"loss_{i}", value, golden[f"loss_{i}"])
         updates, opt_state = optimizer.update({"eos_head": grads}, opt_state, trained, eos_ready=jnp.array(True))
-        trained = optax.apply_updates(trained, updates)
-        for name, value in weights.export_part("eos_head", trained["eos_head"]).items():
-            yield _absolute("adamw_eos_head", f"step{i}/{name}", value, golden[f"step{i}/{name}"])
+        return value, optax.apply_updates(trained, updates), opt_state
+
+    for i in range(sum(name.startswith("loss_") for name in golden)):
+        value, trained, opt_state = step(trained, opt_state)
+        yield _absolute("adamw_eos_head", f"loss_{i}", value, golden[f"loss_{i}"])
+        ours = weights.export_part("eos_head", trained["eos_head"])
+        for name, value in _recorded(golden, f"step{i}/").items():
+            yield _absolute("adamw_eos_head", f"step{i}/{name}", ours[name], value)
 
 
 def compare_bfloat16(case: str, model: Model, recorded: dict[str, np.ndarray], golden: dict[str, np.ndarray]) -> Iterator[Row]:
@@ -305,7 +317,7 @@ def _prepare(model: Model, golden: dict[str, np.ndarray]) -> tuple[OpenVLA, dict
     if proprio is not None:
         config = dataclasses.replace(config, proprio_dim=proprio.shape[-1])
         params = params | {"proprio_projector": model.parts["proprio_projector"]}
-    views = golden["pixel_values"].shape[1] // 6
+    views = golden["vision_patches"].shape[1] // config.dino.num_patches
     images = np.stack([golden["raw_images"][..., 3 * view : 3 * view + 3] for view in range(views)], axis=1)
     text = static_layout(golden["input_ids"], golden["attention_mask"].astype(bool), config.action_tokens, model.pad_id)
     return (

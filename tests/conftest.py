@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests.golden import cut
+
 os.environ["JAX_PLATFORMS"] = "cpu"
 _XLA_FLAGS = " --xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + _XLA_FLAGS
@@ -176,6 +178,24 @@ def once(shared_folder):
             done.touch()
 
     return enter
+
+
+@pytest.fixture(scope="session")
+def golden(shared_folder, once) -> Path:
+    """What was recorded from the PyTorch original, as far as the repository holds it, in the layout of the complete recording."""
+    with once("golden") as folder:
+        if folder:
+            cut.expand(cut.SMALL, folder)
+    return shared_folder / "golden"
+
+
+@pytest.fixture(scope="session")
+def recording() -> Path:
+    """The complete recording, which the repository does not hold: a folder `shared` beside the checkout."""
+    folder = Path(__file__).resolve().parents[2] / "shared" / "reference" / "golden"
+    if not folder.is_dir():
+        pytest.skip(f"the complete recording is not there: {folder}")
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,6 @@
 """Actions as tokens, on the device: what the discrete policy is trained to predict, and how far off its predictions are.
 
-The bins are those of `eosjax.data.action_tokens`, which has them for the host: 256 edges over [-1, 1], from the last id of the text
-vocabulary downwards.
+The bins are those of OpenVLA's `ActionTokenizer`: 256 edges over [-1, 1], from the last id of the text vocabulary downwards.
 """
 
 from __future__ import annotations

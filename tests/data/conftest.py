@@ -1,7 +1,6 @@
 """Small frame stores for the data tests."""
 
 import io
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -86,12 +85,3 @@ def source_over(mixture, episodes=None, **options) -> SampleSource:
         episodes=np.arange(mixture.num_episodes) if episodes is None else np.asarray(episodes),
         **({"image_size": 8, "num_images": 2, "use_proprio": True} | options),
     )
-
-
-@pytest.fixture(scope="session")
-def golden() -> Path:
-    """The folder with the recorded arrays of the PyTorch original, beside the checkout."""
-    folder = Path(__file__).resolve().parents[3] / "shared" / "reference" / "golden"
-    if not folder.is_dir():
-        pytest.skip(f"recorded arrays not found: {folder}")
-    return folder

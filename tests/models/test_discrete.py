@@ -33,6 +33,23 @@ def batch():
     return logits, actions, np.array([[True, True], [True, False], [False, False]])
 
 
+@pytest.mark.parametrize("vocab_size", [512, 32_000])
+def test_tokens_match_the_original(golden, vocab_size):
+    arrays = np.load(golden / "data" / f"action_tokenizer_V{vocab_size}.npz")
+    ids = ActionTokenizer(vocab_size).encode(arrays["actions"])  # float64, as recorded
+    np.testing.assert_array_equal(ids, arrays["token_ids"])
+    assert (ids > arrays["action_token_begin_idx"]).all()
+    for recorded_ids, values in (("token_ids", "decoded"), ("probe_ids", "probe_decoded")):
+        np.testing.assert_array_equal(ActionTokenizer(vocab_size).decode(arrays[recorded_ids]), arrays[values])
+        decoded = action_tokens.decode(arrays[recorded_ids], vocab_size)
+        np.testing.assert_array_equal(decoded, arrays[values].astype(np.float32))
+
+
+def test_tokens_of_float32_actions_match_the_original(golden):
+    arrays = np.load(golden / "data" / "digitize_f32.npz")
+    np.testing.assert_array_equal(action_tokens.encode(arrays["actions"], 32_000), 32_000 - arrays["discretized"])
+
+
 @given(hnp.arrays(np.float32, 20, elements=st.floats(-1.5, 1.5, width=32)))
 def test_ids_are_those_of_the_host(actions):
     np.testing.assert_array_equal(action_tokens.encode(actions, VOCAB), ActionTokenizer(VOCAB).encode(actions))

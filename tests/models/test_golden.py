@@ -1,7 +1,6 @@
 """Everything that was recorded from the PyTorch original: forward passes, gradients, LoRA training steps, bfloat16."""
 
 import dataclasses
-import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -10,50 +9,61 @@ import pytest
 
 from benchmarks import parity
 
-GOLDEN = pathlib.Path(__file__).resolve().parents[3] / "shared" / "reference" / "golden"
-FOLDERS = parity.variants(GOLDEN) if GOLDEN.is_dir() else []
-CASES = [(folder, path.stem.removeprefix("fwd_")) for folder in FOLDERS for path in sorted(folder.glob("fwd_*.npz"))]
+MODEL = "tiny32k"
+CASES = ("img1_proprio0", "img2_proprio1")
+CASES_OF_THE_RECORDING = ("boundary_at_t0_noeostoken", "img1_proprio1", "img2_proprio0")  # and only there
 
-pytestmark = pytest.mark.skipif(not FOLDERS, reason="no golden arrays (folder `shared` beside the checkout)")
+
+@pytest.fixture(scope="module")
+def folder(golden):
+    return golden / MODEL
 
 
 def recorded(folder, name):
     return dict(np.load(folder / f"{name}.npz"))
 
 
-def check(rows, at_least):
+def check(rows, at_least, within=1.0):
+    """Fails beyond this part of the tolerance, and where there is less to compare than was recorded."""
     rows = list(rows)
     assert len(rows) >= at_least
-    assert [row for row in rows if not row.passed] == []
+    assert [row for row in rows if not row.error <= within * row.tolerance] == []
 
 
-@pytest.mark.parametrize(("folder", "case"), CASES)
+@pytest.mark.parametrize("case", CASES)
 def test_forward(folder, case):
-    check(parity.compare_forward(case, parity.load(folder), recorded(folder, f"fwd_{case}")), 15)
+    check(parity.compare_forward(case, parity.load(folder), recorded(folder, f"fwd_{case}")), 19)
 
 
-@pytest.mark.parametrize(("folder", "case"), CASES)
-def test_gradients(folder, case):
-    check(parity.compare_gradients(case, parity.load(folder), recorded(folder, f"fwd_{case}")), 15)
+def test_gradients(folder):
+    check(parity.compare_gradients("img2_proprio1", parity.load(folder), recorded(folder, "fwd_img2_proprio1")), 25)
 
 
-@pytest.mark.parametrize("folder", FOLDERS)
+@pytest.mark.parametrize("case", CASES_OF_THE_RECORDING)
+def test_forward_of_the_complete_recording(recording, case):
+    model = parity.load(recording / MODEL)
+    check(parity.compare_forward(case, model, recorded(model.folder, f"fwd_{case}")), 19)
+
+
+@pytest.mark.parametrize("case", [*CASES, *CASES_OF_THE_RECORDING])
+def test_gradients_of_the_complete_recording(recording, case):
+    model = parity.load(recording / MODEL)
+    check(parity.compare_gradients(case, model, recorded(model.folder, f"fwd_{case}")), 25)
+
+
 def test_three_steps_with_an_adapter(folder):
-    check(parity.compare_lora(parity.load(folder), recorded(folder, "lora")), 15)
+    check(parity.compare_lora(parity.load(folder), recorded(folder, "lora")), 25)
 
 
-@pytest.mark.parametrize("folder", FOLDERS)
-def test_optimizer(folder):
-    check(parity.compare_optimizer(parity.load(folder), recorded(folder, "adamw_eos_head")), 30)
+def test_five_steps_of_the_eos_head(folder):
+    check(parity.compare_optimizer(parity.load(folder), recorded(folder, "adamw_eos_head")), 31, within=0.1)
 
 
-@pytest.mark.parametrize("folder", FOLDERS)
 def test_bfloat16_errs_no_more_than_the_original(folder):
     golden = recorded(folder, "fwd_img2_proprio1")
     check(parity.compare_bfloat16("img2_proprio1", parity.load(folder), recorded(folder, "bf16_img2_proprio1"), golden), 2)
 
 
-@pytest.mark.parametrize("folder", FOLDERS)
 def test_causal_attention_would_be_noticed(folder, monkeypatch):
     attention = jax.nn.dot_product_attention
 

@@ -16,7 +16,7 @@ def llama(golden):
     return load_tokenizer(golden / "tiny32k" / "checkpoint" / "tokenizer.json")
 
 
-@pytest.mark.parametrize("case", ["fwd_img1_proprio0", "fwd_img2_proprio1", "fwd_boundary_at_t0_noeostoken"])
+@pytest.mark.parametrize("case", ["fwd_img1_proprio0", "fwd_img2_proprio1"])
 def test_prompts_have_the_ids_of_the_original(golden, llama, case):
     arrays = np.load(golden / "tiny32k" / f"{case}.npz")
     # As recorded: "<s> " + prompt + space (the empty token of the layout) + "</s>".
