@@ -1,4 +1,4 @@
-"""What eosjax must know of a dataset and its files do not say: which feature is which, and in what convention."""
+"""Descriptions of datasets: the meaning and convention of each feature, which the files do not state."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class DatasetSpec:
     """Description of an RLDS dataset; the defaults are the layout that the LIBERO datasets share.
 
     A key is the path of a feature, its parts joined by "/". It is looked up in `steps/observation`, in `steps` and in the
-    episode itself; a key that fits in two of these places is refused, and its full path ("steps/action") says which is meant.
+    episode itself; a key that matches in two of these places is refused; give its full path ("steps/action") instead.
 
     Attributes:
         image_keys: image features of the cameras, the primary one first, then the wrists.
@@ -37,11 +37,11 @@ class DatasetSpec:
         action_key: feature of the action, f32 [action_size].
         instruction_key: text feature of the task instruction, of the steps or of the episode.
         gripper: how the gripper command, the last dimension of the action, is stored: "minus_open_plus_closed"; "binarised"
-            (1 is open, 0 closed, and what lies between becomes the side that is reached next); "as_stored".
-        motion: "reached_states" replaces all of the action but the gripper by the change of the state from a step to the next
-            one, and leaves out the last step, which has no next one.
+            (1 is open, 0 closed; values in between become the side that is reached next); "as_stored".
+        motion: "reached_states" replaces the action, except the gripper, by the change of the state from one step to the next.
+            The last step has no next one and is left out.
         skip_first: steps at the beginning of an episode that are left out. Label files count the steps that are kept.
-        action_mask: which action dimensions are normalised, the others pass unchanged; () for all but the last.
+        action_mask: which action dimensions are normalised; the others pass unchanged. (): all but the last.
         normalisation: "q99" maps the 1st and 99th percentile to -1 and 1 and clips, "bounds" the minimum and maximum.
         chunk: number of actions predicted at once (K).
         action_size: size of an action (A).
@@ -49,7 +49,7 @@ class DatasetSpec:
         control_hz: control steps per second.
 
     Raises:
-        SpecError: a field that no dataset can have.
+        SpecError: a field with an impossible value.
     """
 
     image_keys: tuple[str, ...] = ("image", "wrist_image")
@@ -84,7 +84,7 @@ class DatasetSpec:
             raise SpecError(f"motion: reached_states needs a state of at least {self.action_size - 1} dimensions, got {self.proprio_size}")
 
     def kept_steps(self, length: int) -> slice:
-        """Which steps of an episode of `length` stored steps are used."""
+        """The steps used of an episode of `length` stored steps."""
         return slice(self.skip_first, length - 1 if self.motion == "reached_states" else length)
 
     def standard_actions(self, actions: np.ndarray, proprio: np.ndarray) -> np.ndarray:
@@ -122,9 +122,9 @@ class DatasetSpec:
 
 
 def _binarise(gripper: np.ndarray) -> np.ndarray:
-    """f32 [T] of 0 and 1: above 0.95 is open, below 0.05 closed, between them is what comes next.
+    """f32 [T] of 0 and 1: above 0.95 is open, below 0.05 closed; a value in between takes the next decided one.
 
-    Values between the two at the end of an episode, which nothing follows, all become the last one, as in the original.
+    Undecided values at the end of an episode all become the last value, as in the original.
     """
     decided = (gripper > 0.95) | (gripper < 0.05)
     following = np.where(decided, np.arange(len(gripper)), len(gripper) - 1)
@@ -159,7 +159,7 @@ SPECS: dict[str, DatasetSpec] = {
     "eosjax_demo": dataclasses.replace(_LIBERO, chunk=4),  # short chunks: faster on a CPU
 }
 
-# What a user's description must say: a wrong guess here would train on wrong values without any error.
+# Required in a user's description: a wrong default would train on wrong values without any error.
 _REQUIRED = ("image_keys", "state_keys", "gripper", "action_size", "proprio_size", "control_hz")
 
 

@@ -28,13 +28,13 @@ _PART_BYTES = 512 << 20
 
 
 def build_store(data_root: str | Path, name: str, spec: DatasetSpec, folder: Path) -> None:
-    """Makes the store `folder` of a dataset unless it exists, going on where a killed build stopped.
+    """Makes the store `folder` of a dataset unless it exists. Continues a build that was killed.
 
-    Whoever comes second waits for the first. The lock is held here, in the process that writes: a process that started this one
-    and dies does not let another one in. The system releases it when this process ends, however it ends.
+    A second process waits for the first. The process that writes holds the lock, so the lock survives the death of the process that
+    started it. The system releases the lock when this process ends, for whatever reason.
 
     Raises:
-        DatasetError: see `eosjax.data.rlds.episodes.read_episodes`; nothing of the store remains then.
+        DatasetError: see `eosjax.data.rlds.episodes.read_episodes`. The unfinished store is then removed.
     """
     with open(folder.with_name(folder.name + ".lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -69,13 +69,13 @@ def finished_episodes(folder: Path) -> int:
 
 
 def write_store(episodes: Iterator[Episode], name: str, folder: Path, part_bytes: int = _PART_BYTES) -> None:
-    """Completes the store in the existing `folder`, holding one episode's images at a time.
+    """Completes the store in the existing `folder`. Holds the images of one episode at a time.
 
     Args:
-        episodes: from the first one on that is in none of the finished parts (see `finished_episodes`).
+        episodes: the episodes that are not in a finished part yet (see `finished_episodes`).
         name: the dataset.
-        folder: empty, or with the finished parts of a build that stopped.
-        part_bytes: size of a part; two builds of a store are the same, byte by byte, if it is.
+        folder: empty, or with the finished parts of an interrupted build.
+        part_bytes: size of a part. Two builds with the same size give the same bytes.
 
     Raises:
         DatasetError: there is no episode.
@@ -99,11 +99,11 @@ def _finished_parts(folder: Path) -> list[Part]:
 
 
 def _write_part(episodes: Iterator[Episode], folder: Path, number: int, part_bytes: int) -> bool:
-    """Writes the next part; False if there was no episode left for it. Its JSON file comes last: with that it is finished."""
+    """Writes the next part; False if no episode was left. Its JSON file is written last and marks the part as finished."""
     first = next(episodes, None)
     if first is None:
         return False
-    # One record a group: a read decodes nothing but its own record. The images are compressed already.
+    # One record per group, so that a read decodes only its own record. The images are already compressed.
     path = part_file(folder, number, "array_record")
     writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1,uncompressed")
     rows, size = [], 0

@@ -1,7 +1,7 @@
-"""The arithmetic of images, compiled: an image is one call, during which the other threads have the interpreter.
+"""Compiled arithmetic of images. An image is one call, which releases the interpreter lock to other threads.
 
-Inside, a picture is *planes*: f32 [3 w h], 0 to 255, colour first and turned, so that everything but the two turns runs along contiguous
-memory. All arithmetic is in float32; a Python float would widen it, hence the named constants. Machine code is kept between runs.
+Inside, an image is *planes*: f32 [3 w h], 0 to 255, channels first and transposed. All work except the two transpositions then runs along
+contiguous memory. All arithmetic is in float32. A Python float would widen it, hence the named constants. Machine code is cached.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from eosjax.njit import compiled
 
 CROP_AREA = 0.9  # share of the image that a crop keeps
 _CROP_SIDE = float(np.sqrt(CROP_AREA))
-_ROWS = 8  # that are turned at once: few enough to stay in the processor's cache
+_ROWS = 8  # rows transposed at once: few enough to stay in the processor's cache
 _BLACK, _WHITE, _HALF = np.float32(0.0), np.float32(255.0), np.float32(0.5)
 _ONE, _TWO, _THREE, _FOUR, _SIX, _SIXTH = (np.float32(value) for value in (1, 2, 3, 4, 6, 1 / 6))
 _TINY = np.float32(1e-12)
@@ -28,7 +28,7 @@ class Taps(NamedTuple):
     weights: np.ndarray  # f32 [m c]
 
 
-# Without regard to NaN and infinity, which no picture holds: that allows to vectorise.
+# fastmath: images hold no NaN or infinity, and ignoring both allows vectorisation.
 _compiled = functools.partial(compiled, fastmath=True, error_model="numpy")
 
 
@@ -40,10 +40,10 @@ def resize(image: np.ndarray, vertical: Taps, horizontal: Taps) -> np.ndarray:
 
 @_compiled
 def crop(image: np.ndarray, vertical: Taps, horizontal: Taps, top: float, left: float) -> np.ndarray:
-    """`resize`, and of that the square of area `CROP_AREA` at a relative position, resized bilinearly to the full size.
+    """`resize`, then a crop of the square of area `CROP_AREA` at a relative position, resized bilinearly to the full size.
 
-    Both in one resampling, without rounding in between. Where no value left the range in between, that is all that differs from
-    the original (`tf.image.crop_and_resize` of the rounded image), hence at most half a level.
+    Both steps are one resampling without intermediate rounding. The original (`tf.image.crop_and_resize`) rounds the image in between.
+    Where no intermediate value leaves the range, this is the only difference, at most half a level.
     """
     height, width, _ = image.shape
     return _to_image(_resample(image, _cropped(vertical, height, top), _cropped(horizontal, width, left)))
@@ -61,16 +61,16 @@ def augment(
     saturation: np.float32,
     turn: np.float32,
 ) -> np.ndarray:
-    """`crop`, and its colours changed in this order; values stay within the range after each change, and are rounded at the end.
+    """`crop`, then the colour changes in the order of the arguments. Values are clipped after each change and rounded at the end.
 
     Args:
         image: u8 [h w 3].
-        vertical, horizontal: resample it.
+        vertical, horizontal: taps of the resampling.
         top, left: relative position of the crop.
-        brightness: added.
-        contrast: times the distance from the mean of the channel.
-        saturation: times the saturation in HSV.
-        turn: of the hue in HSV, in sixths of the colour circle, within ±1.
+        brightness: added to all values.
+        contrast: factor on the distance from the mean of the channel.
+        saturation: factor on the saturation in HSV.
+        turn: added to the hue in HSV, in sixths of the colour circle, within ±1.
     """
     height, width, _ = image.shape
     planes = _resample(image, _cropped(vertical, height, top), _cropped(horizontal, width, left))
@@ -81,7 +81,7 @@ def augment(
 
 @_compiled
 def _resample(image: np.ndarray, vertical: Taps, horizontal: Taps) -> np.ndarray:
-    """Planes of u8 [h w 3] resampled along both axes; what goes beyond the range is clipped."""
+    """Planes of u8 [h w 3] resampled along both axes and clipped to the range."""
     return _resample_width(_resample_height(image, vertical), horizontal)
 
 
@@ -128,7 +128,7 @@ def _resample_width(planes: np.ndarray, taps: Taps) -> np.ndarray:
 
 @_compiled
 def _cropped(taps: Taps, length: int, start: float) -> Taps:
-    """The taps (from `length` places), then bilinear resampling of a side of the crop, whose ends fall on the centres of pixels."""
+    """The taps (from `length` places) followed by bilinear resampling of a side of the crop. The ends of the crop fall on pixel centres."""
     size, count = taps.weights.shape
     step = 0
     for i in range(size - 1):
@@ -195,7 +195,7 @@ def _adjust_saturation_and_hue(planes: np.ndarray, saturation: np.float32, turn:
         offset = -_TWO - offset if red < high else offset
         value, middle = max(red, high), min(red, high)
         chroma = value - min(middle, low)
-        # A grey pixel gets some hue too, but has no chroma to show it.
+        # A grey pixel also gets a hue, without effect, because its chroma is 0.
         hue = abs(offset + (middle - low) / max(chroma, _TINY)) + turn
         hue -= _SIX * np.floor(hue * _SIXTH)
         chroma = min(chroma * saturation, value)  # chroma = value * saturation, and the new saturation is at most 1

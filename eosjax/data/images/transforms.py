@@ -12,7 +12,7 @@ from eosjax.data.images import kernels
 from eosjax.data.images.kernels import CROP_AREA, Taps
 from eosjax.types import UserError
 
-_MARGIN = 1.0 - float(np.sqrt(CROP_AREA))  # what a crop leaves of a side
+_MARGIN = 1.0 - float(np.sqrt(CROP_AREA))  # share of a side that a crop keeps
 _BRIGHTNESS = 0.2 * 255.0
 _CONTRAST = (0.8, 1.2)
 _SATURATION = (0.8, 1.2)
@@ -34,14 +34,14 @@ def decode(data: bytes) -> np.ndarray:
 
 
 def resize(image: np.ndarray, size: int) -> np.ndarray:
-    """u8 [size size 3] by Lanczos resampling with antialiasing; the image itself, u8 [h w 3], when it has that size already."""
+    """u8 [size size 3] by Lanczos resampling with antialiasing. An image that already has that size is returned as it is."""
     if image.shape[:2] == (size, size):
         return image
     return kernels.resize(*_source(image, size))
 
 
 def augment(image: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
-    """The original's training augmentation of the resized image, in its order; the same generator state gives the same image.
+    """The original's training augmentation of the resized image, in the same order. The same generator state gives the same image.
 
     Lanczos resampling of u8 [h w 3] to [size size 3], random resized crop (area 0.9, ratio 1), brightness ±0.2, contrast 0.8-1.2,
     saturation 0.8-1.2, hue ±0.05; values stay within the range after each. See `kernels.crop` for the one difference.
@@ -57,7 +57,7 @@ def centre_crop(image: np.ndarray, size: int) -> np.ndarray:
 
 
 def _source(image: np.ndarray, size: int) -> tuple[np.ndarray, Taps, Taps]:
-    """What is resampled; of one kind of array (a view of a camera's picture may be another), so that compiling once will do."""
+    """The array to resample, in one memory layout, so that the kernels are compiled only once."""
     return np.require(image, requirements=["C", "W"]), _lanczos(image.shape[0], size), _lanczos(image.shape[1], size)
 
 

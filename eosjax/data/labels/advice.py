@@ -1,4 +1,4 @@
-"""What the share of ends in a dataset means for the class-balanced buffer, and which flags suit it."""
+"""Effect of the share of ends in a dataset on the class-balanced buffer, and the flags that suit it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def steps_to_first_update(share: float, rows_per_step: int, min_positive: int, m
 
 
 def explain_share(share: float, rows_per_step: int, min_positive: int, min_negative: int, capacity: int) -> str:
-    """What the share of ends means for the buffer, in one line; `capacity` is that of one class, the others as above."""
+    """The effect of the share of ends on the buffer, in one line. `capacity` is per class; the other arguments are as above."""
     ends = share * rows_per_step
     wait = steps_to_first_update(share, rows_per_step, min_positive, min_negative)
     return (

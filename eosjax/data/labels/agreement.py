@@ -1,4 +1,4 @@
-"""How well found ends agree with true ones: one-to-one matches within a tolerance."""
+"""Agreement of detected ends with true ends: one-to-one matches within a tolerance."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ COLLARS = (2, 4, 8)
 
 
 class Match(NamedTuple):
-    """A found end and the true end it stands for, as indices into the two lists."""
+    """A detected end and the true end that it matches, as indices into the two lists."""
 
     found: int
     true: int
 
 
 def match_ends(found: Sequence[int], true: Sequence[int], collar: int) -> list[Match]:
-    """As many pairs as possible of a found and a true end that are at most `collar` steps apart, each end in at most one pair.
+    """The largest set of pairs of a detected and a true end at most `collar` steps apart. Each end is in at most one pair.
 
     Args:
         found, true: steps, rising.

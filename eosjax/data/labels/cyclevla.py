@@ -1,7 +1,7 @@
-"""Format 5, CycleVLA: a JSON object an episode, in a folder of files or in one list.
+"""Format 5, CycleVLA: one JSON object per episode, in a folder of files or in one list.
 
 The object: `{"metadata": {"episode_id", "n_steps", "language_instruction"}, "chunks": [{"start", "end", "subtask"}]}`.
-`end` is inclusive. A chunk without `subtask` is a stretch that was not labelled. Layout of the folder as in
+`end` is inclusive. A chunk without `subtask` is not labelled. Layout of the folder as in
 github.com/dannymcy/cyclevla_code: `episode_N/chunks_summary.json` (`N` may be followed by `_llm` or `_manual`).
 """
 
@@ -47,10 +47,10 @@ def mismatch(content: Any) -> str | None:
 
 
 def read_episodes(source: object, content: Any, name: str) -> SegmentTable:
-    """The table of parsed episodes of format 5; they do not say of which dataset, so `name` does not matter.
+    """The table of parsed episodes of format 5. The format has no dataset names, so `name` is ignored.
 
     Raises:
-        LabelError: never; what is wrong within single episodes is kept in the table.
+        LabelError: never; faults within single episodes are kept in the table.
     """
     lengths: dict[int, int] = {}
     tasks: dict[int, str] = {}
@@ -90,7 +90,7 @@ def _bodies(content: Any) -> dict[str, Any]:
 
 
 def _true_length(body: dict[str, Any], n_steps: int) -> int:
-    """Steps of the episode: CycleVLA lowers `n_steps` where it cuts an idle tail off, but keeps a state for every step."""
+    """Number of steps of the episode. CycleVLA lowers `n_steps` when it cuts off an idle tail, but keeps a state for every step."""
     features = body.get("features")
     states = features.get("state_3d") if isinstance(features, dict) else None
     return max(n_steps, len(states)) if isinstance(states, list) else n_steps

@@ -13,7 +13,7 @@ from eosjax.types import UserError
 
 
 def canonical(table: SegmentTable) -> SegmentTable:
-    """The table that says the same of every step and that format 1 can hold: `import_labels` gives it back exactly.
+    """An equivalent table that format 1 can represent: the same labels of every step, and `import_labels` returns it exactly.
 
     A gap of format 1 has the instruction of the entry before it, whereas a step without a segment has the task instruction
     (lower-cased) and no end. So a gap after the first segment becomes a segment of that instruction, and neighbours of one
@@ -36,7 +36,7 @@ def canonical(table: SegmentTable) -> SegmentTable:
 def export_labels(table: SegmentTable, suite: str, path: str | Path) -> None:
     """Writes a table as format 1, atomically: the file appears complete or not at all.
 
-    What training sees of it is what it sees of the table; see `canonical` for how gaps are written. An episode without
+    Training data are the same from the file and from the table. `canonical` describes how gaps are written. An episode without
     segments has an empty list of entries, which `join_labels` refuses or drops as it does for the table.
 
     Args:
@@ -72,7 +72,7 @@ def export_labels(table: SegmentTable, suite: str, path: str | Path) -> None:
 
 
 def _closed(segments: Iterable[Segment], length: int, task: str) -> list[Segment]:
-    """The segments of an episode in order, without gaps from the first on and with neighbours merged where nothing ends."""
+    """The segments of an episode in order, without gaps after the first one. Neighbours without an end between them are merged."""
     result: list[Segment] = []
 
     def append(segment: Segment) -> None:

@@ -1,4 +1,4 @@
-"""Reading JSON and Parquet files such that whatever is wrong with them is a `LabelError` that names the file."""
+"""Reads JSON and Parquet files. Every fault is a `LabelError` that names the file."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def column_names(path: Path) -> list[str]:
 
 
 def read_columns(paths: Sequence[Path], columns: Sequence[str]) -> pa.Table:
-    """Some columns of Parquet files, one file after the other; nothing else of them is read.
+    """Some columns of Parquet files, concatenated. Other columns are not read.
 
     Raises:
         LabelError: a damaged file; one that lacks a column (names those that it has); files that differ in a column's type.

@@ -1,4 +1,4 @@
-"""The label formats: which of them a file or folder is, by its content, and reading it."""
+"""Recognises the format of a label file or folder by its content, and reads it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from eosjax.types import UserError
 
 
 class _Format(NamedTuple):
-    mismatch: Callable[[Any], str | None]  # why what was read is not of this format
+    mismatch: Callable[[Any], str | None]  # why the content is not of this format; None if it is
     read: Callable[[object, Any, str], SegmentTable]  # (source, what was read, dataset)
 
 
@@ -40,8 +40,8 @@ def import_labels(path: str | Path, name: str, format: str = "auto") -> SegmentT
         format: one of `FORMATS`; "auto" takes the one that the content has.
 
     Raises:
-        LabelError: unreadable or damaged, of no format or of several, no labels of this dataset in it. What is wrong within
-            single episodes is kept in the table, for `join_labels` to raise.
+        LabelError: unreadable or damaged, of no format or of several, or without labels of this dataset. Faults within single
+            episodes are kept in the table; `join_labels` raises them.
         UserError: `format` is none of `FORMATS`.
     """
     if format not in FORMATS:
@@ -58,7 +58,7 @@ def import_labels(path: str | Path, name: str, format: str = "auto") -> SegmentT
 
 
 def _read(path: Path) -> Any:
-    """What the formats look at: parsed JSON, `cyclevla.EpisodeFiles` or `lerobot.Dataset`."""
+    """The content to recognise: parsed JSON, `cyclevla.EpisodeFiles` or `lerobot.Dataset`."""
     if (path / "meta" / "info.json").is_file():
         return lerobot.open_dataset(path)
     if path.is_dir():

@@ -1,6 +1,6 @@
 """The verified join of labels with frames, by the dataset's own order of episodes.
 
-A label that fits no frame is never taken for "no end": all that does not fit is collected and raised before training.
+A missing label is never read as "no end". All mismatches are collected and raised before training.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ class Labels(NamedTuple):
     instruction_ids: np.ndarray  # i32 [N]: index into `instructions`
     instructions: list[str]  # sorted, each one once
     ends: np.ndarray  # bool [N]: a sub-step ends at this frame
-    labelled: np.ndarray  # bool [E]: the episode has labels; the frames of the others say nothing about ends
+    labelled: np.ndarray  # bool [E]: the episode has labels; frames of other episodes have no information about ends
 
 
 class Episodes(Protocol):
-    """What the join needs of a dataset (`eosjax.data.frames.store.FrameStore` has it)."""
+    """The part of a dataset that the join reads (a `eosjax.data.frames.store.FrameStore`)."""
 
     episode_starts: np.ndarray  # i64 [E + 1]
     tasks: list[str]
@@ -37,8 +37,8 @@ def join_labels(table: SegmentTable, store: Episodes, allow_unlabelled: bool = F
     Args:
         table: the labels; its episode N is the N-th of the dataset.
         store: the dataset.
-        allow_unlabelled: episodes without labels are no problem, as long as one has some; `Labels.labelled` tells them, and
-            whoever trains must leave them out. Everything else remains a problem.
+        allow_unlabelled: accept episodes without labels, if at least one has labels. `Labels.labelled` marks them, and
+            training must leave them out. All other faults remain errors.
 
     Raises:
         LabelError: with every episode without labels, label without episode, mismatch of length or task instruction, end
@@ -71,7 +71,7 @@ def task_labels(store: Episodes) -> Labels:
 
 
 def _compact(ids: np.ndarray, instructions: list[str]) -> tuple[np.ndarray, list[str]]:
-    """Keeps the instructions that occur, sorted: the numbering does not depend on the order of the label file."""
+    """Keeps only instructions that occur, sorted, so that the numbering does not depend on the order of the label file."""
     kept = sorted(np.unique(ids).tolist(), key=instructions.__getitem__)
     renumber = np.zeros(len(instructions), np.int32)
     renumber[kept] = np.arange(len(kept))

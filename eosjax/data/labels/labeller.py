@@ -1,8 +1,8 @@
-"""Sub-step boundaries of pick-and-place episodes, from the gripper command and the motion of the hand. Pure NumPy, an episode at a time.
+"""Sub-step boundaries of pick-and-place episodes, from the gripper command and the motion of the hand. Pure NumPy, one episode at a time.
 
 An episode is read as cycles of *reach* (the open hand comes to the object), *pick* (it closes and lifts), *carry* (it comes above the
-target) and *place* (it lowers and opens), and a last *leave*. Where that reading does not fit there is a reason and no labels: nothing
-is guessed.
+target) and *place* (it lowers and opens), and a last *leave*. An episode that does not fit gets
+no labels but a reason; nothing is guessed.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ class FoundSegment(NamedTuple):
 
 
 class NotFound(Exception):
-    """The episode does not read as pick-and-place cycles; the message says where it stops doing so."""
+    """The episode does not consist of pick-and-place cycles; the message says where it deviates."""
 
 
 class ThresholdError(UserError):
-    """A threshold that means nothing."""
+    """A threshold that is out of range."""
 
 
 def _threshold(default: float, unit: str, meaning: str) -> Any:
@@ -81,8 +81,8 @@ def find_segments(
     """The sub-steps of an episode of T steps: in order, without gaps, from step 0 to step T - 1.
 
     Args:
-        position: f [T 3], the hand, in metres; the third axis is vertical. Where the origin is does not matter, nor how the other two
-            axes are turned.
+        position: f [T 3], the hand, in metres; the third axis is vertical. The origin and the rotation about that axis do not
+            matter.
         gripper: f [T], command of each step, 1 = open, 0 = closed.
         opening: f [T], distance between the fingers in any unit; None if it is unknown: a place then ends when the hand leaves.
         control_hz: steps per second.
@@ -117,7 +117,7 @@ def find_segments(
 
 
 def _grasps(closed: np.ndarray, shortest: float) -> list[_Grasp]:
-    """Stretches of `closed` bool [T] of at least `shortest` steps, those less than `shortest` apart as one.
+    """Runs of `closed` bool [T] with at least `shortest` steps. Runs less than `shortest` apart are merged.
 
     Raises:
         NotFound: the last one does not end before the episode does.
@@ -133,7 +133,7 @@ def _grasps(closed: np.ndarray, shortest: float) -> list[_Grasp]:
             grasps.append(_Grasp(close, opened))
     if grasps and grasps[-1].open == len(closed):
         raise NotFound(f"the hand closes at step {grasps[-1].close} and does not open again before the episode ends")
-    # A hand that is closed from the start has come to nothing with open fingers.
+    # A hand that is closed from the start has not approached an object with open fingers.
     return [grasp for grasp in grasps if grasp.close > 0]
 
 
@@ -191,7 +191,7 @@ def _for_good(condition: np.ndarray) -> int:
 
 
 def _with_rest(segments: list[FoundSegment], length: int, shortest: float) -> list[FoundSegment]:
-    """What remains of the episode becomes a *leave*, or the end of the last place if it is shorter than `shortest` steps."""
+    """The rest of the episode becomes a *leave*, or part of the last place if it is shorter than `shortest` steps."""
     last = segments[-1]
     if length - 1 - last.last >= max(shortest, 1):
         return [*segments, FoundSegment("leave", last.cycle, last.last + 1, length - 1)]

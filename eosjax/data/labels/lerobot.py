@@ -1,7 +1,7 @@
-"""Format 3, LeRobot: sub-steps beside the frames of a dataset folder; 3.0 by an index a frame, 3.1 by rows of text.
+"""Format 3, LeRobot: sub-steps stored with the frames of a dataset folder: 3.0 as an index per frame, 3.1 as rows of text.
 
 Layout as in github.com/huggingface/lerobot: `meta/info.json`, `meta/episodes/chunk-*/file-*.parquet` (episode_index, length,
-tasks), `data/chunk-*/file-*.parquet` (a row a frame). Only the columns of labels are read.
+tasks), `data/chunk-*/file-*.parquet` (a row per frame). Only the columns of labels are read.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _WHOLE = pa.int64()
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Dataset:
-    """What a LeRobot folder says of its episodes; an episode with a problem is in `problems` only."""
+    """Metadata of the episodes of a LeRobot folder. An episode with a problem is in `problems` only."""
 
     root: Path
     fps: float
@@ -45,7 +45,7 @@ def open_dataset(root: Path) -> Dataset:
     """Reads the metadata of a LeRobot folder.
 
     Raises:
-        LabelError: damaged or missing files, no fps, an episode that is there twice.
+        LabelError: damaged or missing files, no fps, a duplicate episode.
     """
     info = read_json(root / "meta" / "info.json")
     fps = info.get("fps") if isinstance(info, dict) else None
@@ -84,7 +84,7 @@ def open_dataset(root: Path) -> Dataset:
 def frames_of(times: Any, fps: float) -> np.ndarray:
     """i64: the frame nearest to each time (seconds since the episode's first frame); halves go up.
 
-    Times are often kept as float32, so that a difference below 1/1000 of a frame does not count.
+    Times are often stored as float32, so a difference below 1/1000 of a frame is ignored.
     """
     return np.floor(np.round(np.asarray(times, np.float64) * fps, 3) + 0.5).astype(np.int64)
 
@@ -106,12 +106,12 @@ def language_mismatch(content: Any) -> str | None:
 
 
 def read_indices(source: object, dataset: Dataset, name: str) -> SegmentTable:
-    """The table of a `subtask_index` a frame (3.0): a sub-step ends where the index changes, and at the last frame.
+    """The table from one `subtask_index` per frame (3.0): a sub-step ends where the index changes, and at the last frame.
 
-    An index of -1 or null is a frame without a sub-step. Two sub-steps with one text in a row cannot be told apart.
+    An index of -1 or null is a frame without a sub-step. Two consecutive sub-steps with the same text become one.
 
     Raises:
-        LabelError: damaged files, missing columns. What is wrong within single episodes is kept in the table.
+        LabelError: damaged files, missing columns. Faults within single episodes are kept in the table.
     """
     texts = _subtasks(dataset.root / "meta" / "subtasks.parquet")
     columns = read_columns(dataset.data_files, ["episode_index", "frame_index", "subtask_index"])
@@ -137,10 +137,10 @@ def read_indices(source: object, dataset: Dataset, name: str) -> SegmentTable:
 def read_language(source: object, dataset: Dataset, name: str) -> SegmentTable:
     """The table of the rows `language_persistent` of style `subtask` (3.1).
 
-    A row holds from its time on; a sub-step ends at the frame before the next one's first, or at the episode's last.
+    A row is valid from its time on. A sub-step ends at the frame before the next one begins, or at the last frame of the episode.
 
     Raises:
-        LabelError: damaged files, missing columns. What is wrong within single episodes is kept in the table.
+        LabelError: damaged files, missing columns. Faults within single episodes are kept in the table.
     """
     columns = read_columns(dataset.data_files, ["episode_index", "frame_index", "timestamp"])
     frame = _numbers(dataset, columns, "frame_index")
@@ -202,7 +202,7 @@ def _subtasks(path: Path) -> dict[int, str]:
 
 
 def _language_rows(files: Sequence[Path]) -> tuple[dict[int, list[dict[str, Any]]], set[int]]:
-    """Each episode's rows, as its first frame has them, and the episodes in which another frame has others."""
+    """The rows of each episode, from its first frame, and the episodes in which another frame has different rows."""
     found: dict[int, list[dict[str, Any]]] = {}
     changing: set[int] = set()
     for file in files:
@@ -236,7 +236,7 @@ def _runs(values: np.ndarray) -> list[np.ndarray]:
 
 
 def _frames_problem(number: int, length: int, frames: np.ndarray) -> Problem | None:
-    """What is wrong unless an episode's frames in `data` are 0 to length - 1."""
+    """The problem if the frames of an episode in `data` are not 0 to length - 1."""
     if np.array_equal(frames, np.arange(length)):
         return None
     span = f", from {frames[0]} to {frames[-1]}" if len(frames) else ""

@@ -1,7 +1,7 @@
-"""Formats 1 and 2: an entry a step, in JSON; nested by suite and task, or flat. Both have the same body of an episode.
+"""Formats 1 and 2: one JSON entry per step, nested by suite and task, or flat. Both have the same body per episode.
 
 The body: `{"instruction", "total_timesteps", "timestep_labels": [{"timestep", "APD_step", "is_substep_end", …}]}`.
-Timesteps may be left out: the instruction of a gap is that of the last entry before it, and an end is only where an entry
+Timesteps may be left out: a gap has the instruction of the last entry before it, and an end exists only where an entry
 says so.
 """
 
@@ -37,10 +37,10 @@ def flat_mismatch(content: Any) -> str | None:
 
 
 def read_suites(source: object, content: dict[str, Any], name: str) -> SegmentTable:
-    """The table of suite `name` in format 1. The suite key may carry or lack `_no_noops` and may begin with `LIBERO_`.
+    """The table of suite `name` in format 1. The suite key may have or lack `_no_noops` and may begin with `LIBERO_`.
 
     Raises:
-        LabelError: no such suite, or another shape. What is wrong within single episodes is kept in the table.
+        LabelError: no such suite, or another shape. Faults within single episodes are kept in the table.
     """
     suite = _of_dataset(source, {key: key for key in content}, name)
     if reason := _suite_mismatch(suite, content[suite]):
@@ -57,10 +57,10 @@ def read_suites(source: object, content: dict[str, Any], name: str) -> SegmentTa
 
 
 def read_flat(source: object, content: dict[str, Any], name: str) -> SegmentTable:
-    """The table of dataset `name` in format 2; the episodes of other datasets in the file are left alone.
+    """The table of dataset `name` in format 2; episodes of other datasets in the file are ignored.
 
     Raises:
-        LabelError: no such dataset. What is wrong within single episodes is kept in the table.
+        LabelError: no such dataset. Faults within single episodes are kept in the table.
     """
     reader = _Reader()
     matches = {key: _FLAT_KEY.fullmatch(key) for key in content}
@@ -76,7 +76,7 @@ def read_flat(source: object, content: dict[str, Any], name: str) -> SegmentTabl
 
 
 class _Reader:
-    """Collects episodes and what is wrong with them."""
+    """Collects episodes and their problems."""
 
     def __init__(self) -> None:
         self.segments: dict[int, list[Segment]] = {}
@@ -119,7 +119,7 @@ def _segments(entries: list[dict[str, Any]], length: int) -> Iterator[Segment]:
 
 
 def _body_problem(where: str, task: str | None, body: Any) -> tuple[Kind, str] | None:
-    """(kind, what) of the first thing wrong with an episode of the file; None when all is well."""
+    """(kind, what) of the first problem of an episode of the file; None without a problem."""
     entries = body.get("timestep_labels") if isinstance(body, dict) else None
     if not isinstance(entries, list):
         return "wrong shape", f"{where}: expected a list timestep_labels, got {body!r:.80}"
@@ -161,7 +161,7 @@ def _is_flat_item(key: str, value: Any) -> bool:
 
 
 def _suite_key(name: str) -> str:
-    """What the spellings of a suite's name have in common."""
+    """The common form of the spellings of a suite's name."""
     key = name.lower().replace("_no_noops", "")
     while key.startswith("libero_"):
         key = key.removeprefix("libero_")

@@ -17,7 +17,7 @@ _VERBS = {
     **dict.fromkeys(_MOVES.split(), ("reach", "carry", "leave")),
     **dict.fromkeys("pick grasp grab take lift raise".split(), ("pick",)),
     **dict.fromkeys("place put lower release drop".split(), ("place",)),
-    # Not part of a pick and place: a plan that has them is not what was found, even if the numbers agree.
+    # Not part of a pick and place: a plan with these does not describe the detected sub-steps, even if the numbers agree.
     **dict.fromkeys("push pull open close turn rotate press slide wipe pour".split(), ()),
 }
 

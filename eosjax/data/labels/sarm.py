@@ -1,6 +1,6 @@
 """Format 4, LeRobot SARM: lists of sub-steps in the columns `{sparse|dense}_subtask_*` of `meta/episodes`.
 
-Boundaries as SARM itself reads them (lerobot, `rewards/sarm/sarm_utils.py`): the end frame belongs to its sub-step, and a
+The boundaries are read as in SARM (lerobot, `rewards/sarm/sarm_utils.py`): the end frame belongs to its sub-step, and a
 frame that is the end of one and the start of the next belongs to the earlier one. An end at the number of frames, which
 SARM's annotator writes where the video ends, is the last frame.
 """
@@ -29,10 +29,10 @@ def mismatch(content: Any, level: str) -> str | None:
 
 
 def read_subtasks(source: object, dataset: Dataset, name: str, level: str) -> SegmentTable:
-    """The table of the sub-steps of `level`. Frames count where the file has them; times are then only checked.
+    """The table of the sub-steps of `level`. Frames take precedence over times, which are then only checked.
 
     Raises:
-        LabelError: damaged files, missing columns. What is wrong within single episodes is kept in the table.
+        LabelError: damaged files, missing columns. Faults within single episodes are kept in the table.
     """
     columns = _columns(dataset, level)
     needed = ("start_frames", "end_frames") if "start_frames" in columns else ("start_times", "end_times")
@@ -43,7 +43,7 @@ def read_subtasks(source: object, dataset: Dataset, name: str, level: str) -> Se
 
 
 def _columns(dataset: Dataset, level: str) -> dict[str, str]:
-    """The columns that the files have, by field. Before there were two levels, those of `sparse` had no prefix."""
+    """The columns that the files have, by field. In the older form with one level, the columns of `sparse` had no prefix."""
     prefixes = [f"{level}_subtask_", *(["subtask_"] if level == "sparse" else [])]
     prefix = next((prefix for prefix in prefixes if f"{prefix}names" in dataset.episode_columns), prefixes[0])
     return {field: prefix + field for field in _FIELDS if prefix + field in dataset.episode_columns}
@@ -74,7 +74,7 @@ def _segments(number: int, length: int, fps: float, row: dict[str, Any]) -> list
 
 
 def _fits(field: str, values: Any, count: int) -> bool:
-    """Whether a list has `count` texts, whole numbers or finite numbers, as its field demands."""
+    """Whether a list has `count` texts, whole numbers or finite numbers, depending on the field."""
     if not isinstance(values, list) or len(values) != count:
         return False
     if field == "names":

@@ -1,4 +1,4 @@
-"""The one form of labels that every importer makes: segments of episodes, and what the label file says of the episodes."""
+"""The common form of labels that every importer makes: segments of episodes, and the metadata of the episodes in the label file."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ Kind = Literal[
 
 
 class Problem(NamedTuple):
-    """One thing that does not fit."""
+    """One fault of a label file."""
 
     kind: Kind  # problems are counted by kind
-    episode: int | None  # None: not one episode's problem
+    episode: int | None  # None: not the problem of one episode
     what: str  # where, what was expected, what came
 
 
 class LabelError(UserError):
-    """Labels that cannot be read, joined or written; `problems` has all that is wrong, the message the first ten."""
+    """Labels that cannot be read, joined or written. `problems` has all faults, the message the first ten."""
 
     def __init__(self, source: str, problems: Sequence[Problem]):
         self.problems = list(problems)
@@ -72,18 +72,18 @@ class Segment(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SegmentTable:
-    """Labels in one form, whatever file they came from: S segments as columns, and what the file says of each episode.
+    """Labels of any format in one form: S segments as columns, and the file's metadata of each episode.
 
     An episode that cannot be read is in `problems` and nowhere else. One without segments is *unlabelled*.
 
     Attributes:
         episode, segment, first, last: i64 [S]; `segment` counts within the episode, `last` is inclusive.
-        is_end: bool [S]: a sub-step ends at `last`. Not every segment closes one: a file may have gaps.
+        is_end: bool [S]: a sub-step ends at `last`. A segment before a gap may have no end.
         instruction: S strings.
         source: where the labels came from.
         lengths: number of steps of each episode of the label file, as the file has it.
         tasks: task instruction of each episode of the label file, as the file has it.
-        problems: what is wrong within the file; the join raises it together with what it finds itself.
+        problems: faults within the file; the join raises them together with its own.
     """
 
     episode: np.ndarray

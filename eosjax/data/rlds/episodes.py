@@ -1,4 +1,4 @@
-"""Episodes of a TFDS/RLDS dataset in its own order. Nothing here needs TensorFlow; TFDS is only imported where it is used."""
+"""Episodes of a TFDS/RLDS dataset in its own order. Needs no TensorFlow; TFDS is imported only where it is used."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SPLIT = "train"
 # How TFDS interleaves the shards of a TFRecord dataset unless told otherwise. Label files number the episodes in this order.
 _OPEN_SHARDS = 16
 _BLOCK = 16
-# First bytes of a file, and bytes that its last ones hold if it was not cut off.
+# First bytes of a file, and bytes among the last ones of a file that was not truncated.
 _IMAGE_MARKS = ((b"\xff\xd8\xff", b"\xff\xd9"), (b"\x89PNG\r\n\x1a\n", b"IEND"))
 _TAIL = 1024
 
@@ -32,7 +32,7 @@ class DatasetError(UserError):
 
 @dataclasses.dataclass(frozen=True)
 class Episode:
-    """One episode of T steps. Its place in the dataset is its identity: `file_path` names the task, not the episode."""
+    """One episode of T steps. It is identified by its position in the dataset: `file_path` names the task, not the episode."""
 
     index: int
     images: tuple[list[bytes], ...]  # per camera of the spec: T encoded images
@@ -79,7 +79,7 @@ def read_episodes(data_root: str | Path, name: str, spec: DatasetSpec, start: in
         data_root: folder of the datasets.
         name: the dataset.
         spec: its description.
-        start: first episode to give; what comes before it is passed over without being decoded.
+        start: first episode to yield; earlier ones are skipped without decoding.
 
     Raises:
         DatasetError: missing dataset, shard or feature, wrong shape, NaN or infinity, no image, unreadable shard; names the
@@ -104,10 +104,10 @@ def read_episodes(data_root: str | Path, name: str, spec: DatasetSpec, start: in
 
 
 def episode_order(shard_lengths: Sequence[int], open_shards: int) -> np.ndarray:
-    """i64 [E]: the shard that each episode is in; those of a shard follow each other as they stand in it.
+    """i64 [E]: the shard of each episode. Episodes of one shard keep their order.
 
-    `open_shards` shards are read in turn, 16 episodes of each; where one ends, the next unread one takes its place. This is
-    what `tf.data.Dataset.interleave` does.
+    `open_shards` shards are read in turn, 16 episodes from each. Where one ends, the next unread shard replaces it, as in
+    `tf.data.Dataset.interleave`.
     """
     left = list(shard_lengths)
     unread = iter(range(len(left)))
@@ -120,7 +120,7 @@ def episode_order(shard_lengths: Sequence[int], open_shards: int) -> np.ndarray:
             taken = min(_BLOCK, left[shard])
             order += [shard] * taken
             left[shard] -= taken
-            if taken < _BLOCK:  # the end is noticed only by asking for one more
+            if taken < _BLOCK:  # the end is detected only by asking for one more
                 slots[slot] = next(unread, None)
     return np.array(order, np.int64)
 
@@ -162,7 +162,7 @@ def _read_array_record(path: Path, first: int) -> Iterator[bytes]:
 
 @dataclasses.dataclass(frozen=True)
 class _Layout:
-    """Where the fields of a description are in a dataset; turns its serialised episodes into `Episode`s."""
+    """Locates the fields of a description in a dataset, and turns its serialised episodes into `Episode`s."""
 
     spec: DatasetSpec
     features: Any  # tfds.features.FeaturesDict of the features that are needed and no other
@@ -175,7 +175,7 @@ class _Layout:
 
     @classmethod
     def of(cls, folder: Path, features: Any, spec: DatasetSpec) -> _Layout:
-        """Finds every feature of `spec`; raises `DatasetError` naming those that are missing, and what there is."""
+        """Finds every feature of `spec`. Raises `DatasetError` with the missing ones and those that exist."""
         import tensorflow_datasets as tfds
 
         leaves = _leaves(features)
@@ -210,7 +210,7 @@ class _Layout:
         try:
             example = self.features.deserialize_example_np(record, decoders=self.decoders)
             steps = list(example["steps"])
-        except Exception as error:  # whatever protobuf, NumPy and TFDS raise for bytes of another kind
+        except Exception as error:  # protobuf, NumPy and TFDS raise many kinds for bytes that are no episode
             raise DatasetError(f"{where}: does not decode: {type(error).__name__}: {error}") from error
         stored_actions = _matrix([_at(step, self.action) for step in steps], "actions", self.spec.action_size, where)
         states = [np.concatenate([np.ravel(_at(step, state)) for state in self.states]) for step in steps]
@@ -296,10 +296,10 @@ def _matrix(rows: Sequence[np.ndarray], field: str, size: int, where: str) -> np
 
 
 def _check_images(pictures: Sequence[bytes], where: str) -> None:
-    """Finds what is no JPEG or PNG, or was cut off, without decoding it all; `where` names the camera.
+    """Finds bytes that are no JPEG or PNG, or are truncated, without decoding all of them; `where` names the camera.
 
-    Decoding costs more than everything else that a build does with a step. So it is done to the first image of an episode,
-    and of the others the beginning and the end are looked at; the loader reports an image that is damaged in between.
+    Decoding would cost more than all other work of a build. So only the first image of an episode is decoded. Of the others, the
+    beginning and the end are checked; the loader reports an image that is damaged in between.
     """
     for step, data in enumerate(pictures):
         if not any(data.startswith(start) and end in data[-_TAIL:] for start, end in _IMAGE_MARKS):

@@ -14,11 +14,11 @@ _USER_ERROR_STATUS = 3
 
 
 def run_module(module: str, *args: str | Path) -> None:
-    """Runs `python -m module args…` and waits; what TensorFlow has to say is shown only if it fails, progress bars on a terminal.
+    """Runs `python -m module args…` and waits. Its output is shown only if it fails; progress bars are shown on a terminal.
 
     Raises:
         UserError: the module ended in one (see `exit_with`).
-        RuntimeError: it failed otherwise; with what it printed.
+        RuntimeError: it failed otherwise; the message has its output.
     """
     package_root = str(Path(__file__).resolve().parents[3])
     environment = os.environ | {

@@ -1,7 +1,7 @@
-"""TFRecord files without TensorFlow, which would take more time and memory to import than a dataset takes to read.
+"""Reads TFRecord files without TensorFlow, whose import takes more time and memory than reading a dataset.
 
 A record is its length (u64, little endian), the checksum of these 8 bytes (u32), the contents, the checksum of the contents (u32).
-The checksum is CRC-32C, turned and shifted; see `tensorflow/core/lib/io/record_writer.h` and `tensorflow/core/lib/hash/crc32c.h`.
+The checksum is CRC-32C, rotated and shifted; see `tensorflow/core/lib/io/record_writer.h` and `tensorflow/core/lib/hash/crc32c.h`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def read_records(path: Path, first: int = 0) -> Iterator[bytes]:
     """The records of a file from number `first` on, one at a time.
 
     Raises:
-        RecordError: the file ends within a record, or a checksum of a record that is read does not fit.
+        RecordError: the file ends within a record, or the checksum of a record that is read does not match.
     """
     with open(path, "rb") as file:
         number = 0
@@ -51,9 +51,9 @@ def read_records(path: Path, first: int = 0) -> Iterator[bytes]:
 
 
 def record_checksums(path: Path) -> bytes:
-    """Lengths and checksums of all records as they stand in the file: 16 bytes a record that change with any byte of it.
+    """Lengths and checksums of all records as stored in the file: 16 bytes per record, which change with any byte of the record.
 
-    Of a damaged file, what can be found.
+    For a damaged file: those that can be read.
     """
     found, size = [], path.stat().st_size
     with open(path, "rb", buffering=0) as file:
@@ -74,9 +74,9 @@ def masked_crc32c(data: bytes) -> int:
 def crc32c(data: bytes) -> int:
     """CRC-32C of some bytes.
 
-    The remainder is linear in the data. So `data` is cut into lanes whose remainders are computed side by side, a column of
-    four-byte words at a time; then neighbours are joined, round by round. 32 more lanes of zeros, which begin with one bit each,
-    tell what a lane's length of zeros makes of a remainder on its left.
+    The remainder is linear in the data. So `data` is cut into lanes whose remainders are computed in parallel, one column of
+    four-byte words at a time. Then neighbours are joined, round by round. 32 additional lanes of zeros, each starting with a different
+    single bit, give the effect of a lane's length of zeros on the remainder to its left.
     """
     if len(data) < 4:  # too short for the start value below
         return _crc32c_of_few(data)

@@ -1,4 +1,4 @@
-"""Batches of training samples, in an order that any batch number can be found in at once."""
+"""Batches of training samples, with random access by batch number."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from eosjax.data.samples.order import TrainingOrder
 from eosjax.data.samples.source import SampleSource
 from eosjax.types import Batch
 
-_BATCHES_AHEAD = 2  # that are ready while each thread makes another
+_BATCHES_AHEAD = 2  # batches that are ready while each thread makes another
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainLoader:
-    """Batches without end, in the `TrainingOrder` of the source.
+    """Endless batches in the `TrainingOrder` of the source.
 
-    Each iteration begins at batch `start_batch` without reading what comes before it, and gives from there on the
-    batches of an uninterrupted run, bit for bit. Several processes take consecutive parts of each global batch, so that
+    Each iteration begins at batch `start_batch` without reading earlier ones, and yields the batches of an uninterrupted
+    run, bit for bit. Several processes take consecutive parts of each global batch, so that
     the sequence of global batches does not depend on their number.
 
     Attributes:
@@ -72,5 +72,5 @@ class EvalLoader:
 
 
 def _iterate(batches: grain.MapDataset[Batch], threads: int) -> Iterator[Batch]:
-    """The batches in order. A thread makes a whole batch, which then need not be put together by the thread that trains."""
+    """The batches in order. Each thread makes a whole batch, so the training thread does not assemble batches."""
     return iter(batches.to_iter_dataset(grain.ReadOptions(threads, threads + _BATCHES_AHEAD)))

@@ -1,4 +1,4 @@
-"""Datasets joined with their labels, and several of them seen as one: a single numbering of frames and episodes."""
+"""Datasets joined with their labels, and several of them combined: one numbering of frames and episodes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SHARED_SIZES = ("chunk", "action_size", "proprio_size")
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LabelledDataset:
-    """A dataset as it enters a mixture: frames, their description, labels and statistics, and its weight in the order of training."""
+    """A member of a mixture: frames, their description, labels and statistics, and its weight in the training order."""
 
     store: FrameStore
     spec: DatasetSpec
@@ -34,7 +34,7 @@ class LabelledDataset:
 
 
 class Mixture:
-    """D datasets over one numbering of N frames and E episodes, dataset by dataset. Thread-safe and picklable.
+    """D datasets under one numbering of N frames and E episodes, dataset by dataset. Thread-safe and picklable.
 
     Actions and proprio are normalised by the statistics of their own dataset.
 
@@ -131,11 +131,11 @@ class Mixture:
 
 
 def stored_stats(store: FrameStore, spec: DatasetSpec) -> DatasetStats:
-    """Statistics of all episodes of a store, as in the original: from the file beside its frames, computed and put there at first use."""
+    """Statistics of all episodes of a store, as in the original: from the file beside its frames. Computed and written at first use."""
     path = store.folder / STATS_FILE
     try:
         return load_stats(path, store.name)
-    except StatsError:  # not there yet, or damaged: it can be had again
+    except StatsError:  # missing or damaged: computed again
         stats = compute_stats(store.actions, store.proprio, store.num_episodes, spec.action_mask)
         save_stats(path, {store.name: stats})
         return stats

@@ -1,4 +1,4 @@
-"""The order of training: endless, and the sample at any position of it found at once."""
+"""The training order: endless, with random access to any position."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from eosjax.types import UserError
 
 
 def interleave(position: int, shares: Sequence[int]) -> tuple[int, int]:
-    """Which of several endless sequences gives the element at `position` of their mixture, and its place there.
+    """Which of several endless sequences provides the element at `position` of their mixture, and its position in that sequence.
 
-    Every `sum(shares)` elements hold exactly `shares[d]` of sequence d, spread evenly: the first sequence takes its share of the
-    positions, and what it leaves is one position after the other of the mixture of the rest.
+    Every `sum(shares)` elements hold exactly `shares[d]` of sequence d, spread evenly. The first sequence takes its share of the
+    positions; the remaining positions are the mixture of the other sequences, in order.
     """
     rest = sum(shares)
     for number, share in enumerate(shares):
@@ -32,10 +32,10 @@ def interleave(position: int, shares: Sequence[int]) -> tuple[int, int]:
 
 
 class TrainingOrder:
-    """The endless order of samples in training. Every epoch of a dataset is a permutation of its samples, another one each time.
+    """The endless order of samples in training. Every epoch of a dataset is a new permutation of its samples.
 
-    A dataset's share of the samples is proportional to its weight times its number of samples, so that datasets of equal weight
-    come to the ends of their epochs together. (The original's meaning of weights; there the order is drawn at random.)
+    A dataset's share of the samples is proportional to its weight times its number of samples, so datasets of equal weight
+    finish their epochs together. (The original's meaning of weights; there the order is drawn at random.)
     """
 
     def __init__(self, datasets: Sequence[LabelledDataset], first_samples: np.ndarray, seed: int):
@@ -68,7 +68,7 @@ class TrainingOrder:
 
 
 def _whole_shares(weights: Sequence[float], sizes: Sequence[int]) -> list[int]:
-    """Samples of each dataset in the shortest stretch that has whole numbers of them."""
+    """Samples of each dataset in the shortest period with a whole number of each."""
     shares = [Fraction(weight).limit_denominator(10**6) * size for weight, size in zip(weights, sizes, strict=True)]
     unit = math.lcm(*(share.denominator for share in shares))
     whole = [int(share * unit) for share in shares]
