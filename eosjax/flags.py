@@ -37,7 +37,7 @@ def parse(argv: Sequence[str]) -> TrainConfig:
 
 
 def flag_names(argv: Sequence[str]) -> set[str]:
-    """Names of the flags in a command line, without dashes in front."""
+    """Names of the flags in a command line, without the leading dashes."""
     return {_spell(arg)[2:].split("=", 1)[0] for arg in argv if arg.startswith("--")}
 
 

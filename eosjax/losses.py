@@ -12,9 +12,9 @@ from eosjax.config import FOCAL_GAMMA
 
 
 def masked_l1(predicted: jax.Array, target: jax.Array, valid: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Sum of |predicted - target| over the valid actions, and the number of numbers summed.
+    """Sum of |predicted - target| over the valid actions, and the number of summed values.
 
-    Two values instead of a mean, so that devices and micro-batches with different counts still add up to the mean over everything.
+    Two values instead of a mean: sums over devices and micro-batches with different counts then give the overall mean.
 
     Args:
       predicted: f32 or bf16 [b, k, a], normalised actions.
@@ -30,7 +30,7 @@ def masked_l1(predicted: jax.Array, target: jax.Array, valid: jax.Array) -> tupl
 
 
 def masked_mse(predicted: jax.Array, target: jax.Array, valid: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Sum of (predicted - target)² over the valid actions, and the number of numbers summed: the diffusion policy's loss on noise.
+    """Sum of (predicted - target)² over the valid actions, and the number of summed values: the diffusion policy's loss on noise.
 
     Arguments and results as in `masked_l1`; the target is the noise, f32 [b, k, a].
     """
@@ -74,7 +74,7 @@ def balanced_bce(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> ja
 
 
 def bce(logits: jax.Array, labels: jax.Array, prior: float) -> jax.Array:
-    """Binary cross-entropy of each row, f32 [n], in float32. Of this and its alternatives below:
+    """Binary cross-entropy of each row, f32 [n], in float32. This and the losses below take:
 
     Args:
       logits: [n], any float dtype.
@@ -86,7 +86,7 @@ def bce(logits: jax.Array, labels: jax.Array, prior: float) -> jax.Array:
 
 
 def pos_weight_bce(logits: jax.Array, labels: jax.Array, prior: float) -> jax.Array:
-    """Cross-entropy in which all ends weigh as much as all other steps: torch's `pos_weight` at the odds against an end."""
+    """Cross-entropy in which all ends together weigh as much as all other steps: torch's `pos_weight` at the odds against an end."""
     weights = jnp.where(labels > 0.5, jnp.exp(-prior), 1.0)
     return weights * bce(logits, labels, prior)
 

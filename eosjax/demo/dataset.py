@@ -1,7 +1,7 @@
 """The built-in demo dataset: simulated pick-and-place demonstrations in the LIBERO layout, written on first use.
 
-On disk it is an ordinary TFDS/RLDS dataset of TFRecord shards, with a label file beside it, so that everything
-downstream takes the road that real data take. It is written in a process of its own, the one that loads TensorFlow.
+On disk it is an ordinary TFDS/RLDS dataset of TFRecord shards with a label file, so that it is read like real data. A
+separate process writes it, because only that process loads TensorFlow.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from eosjax.demo.simulator import SUBSTEP_ACTIONS, Rollout, instruction, simulat
 DATASET_NAME = "eosjax_demo"
 EPISODES = 240
 _VERSION = "1.0.0"  # raise it when the simulation changes, so that old files are not taken for new ones
-_SHARDS = 4  # more than one, as in real datasets: episodes are then not read in the order in which they were written
+_SHARDS = 4  # more than one, as in real datasets: the reading order of the episodes then differs from the writing order
 _LABELS = "substep_labels.json"
 
 
 class DemoPaths(NamedTuple):
-    """Where the demo dataset is: what the data flags of the same names take."""
+    """Location of the demo dataset; the fields are values of the data flags with the same names."""
 
     data_root: Path
     dataset_name: str
@@ -43,7 +43,7 @@ class DemoPaths(NamedTuple):
 
 
 class DemoEpisode(NamedTuple):
-    """One demonstration of T steps with its pictures."""
+    """One demonstration of T steps with its images."""
 
     rollout: Rollout
     image: np.ndarray  # u8 [T 64 64 3], third person
@@ -60,15 +60,15 @@ def demo_episode(index: int, seed: int = 0) -> DemoEpisode:
 def ensure_demo(root: Path, episodes: int = EPISODES, seed: int = 0) -> DemoPaths:
     """The demo dataset of `episodes` demonstrations under `root`, generated if it is not there yet (under a minute).
 
-    Every (version, episodes, seed) has a folder of its own, which appears complete or not at all: it is written beside
-    its place and renamed. Of two processes that generate at once, the later one uses the result of the earlier.
+    Every (version, episodes, seed) has its own folder, which appears complete or not at all: it is written under another name
+    and renamed. If two processes generate at the same time, the later one uses the result of the earlier one.
 
     Returns:
         The folder to pass as `data_root_dir`, the dataset's name, and the label file (format 1, every step listed).
 
     Raises:
         ValueError: `episodes` is not positive or `seed` is negative.
-        FileExistsError: something else is where the dataset should be; it is left as it is.
+        FileExistsError: the path of the dataset is taken by something else, which is not changed.
     """
     if episodes < 1 or seed < 0:
         raise ValueError(f"demo: expected episodes >= 1 and seed >= 0, got episodes={episodes}, seed={seed}")
@@ -156,7 +156,7 @@ def _example(episode: DemoEpisode, file_path: str) -> dict[str, Any]:
     rollout = episode.rollout
     fingers = 0.5 * rollout.opening[:, None] * np.array([1.0, -1.0], np.float32)
     state = np.concatenate([rollout.hand, rollout.rotation, fingers], axis=1)
-    joints = state[:, :7]  # there is no arm: pose and one finger stand in for its joints
+    joints = state[:, :7]  # there is no arm: pose and one finger replace its joints
     task = instruction(rollout.scene)
     last = len(state) - 1
     steps = [
@@ -207,7 +207,7 @@ def _label_body(rollout: Rollout) -> dict[str, Any]:
 
 
 def _read_order(tfds: Any, folder: Path) -> Sequence[str]:
-    """The `file_path` of every episode in TFDS's reading order, which interleaves the shards: measured, not assumed."""
+    """The `file_path` of every episode in TFDS's reading order, which interleaves the shards; read back from the dataset."""
     only_metadata = tfds.decode.PartialDecoding({"episode_metadata": {"file_path": True}})
     dataset = tfds.builder_from_directory(str(folder)).as_dataset(
         split="train", shuffle_files=False, decoders=only_metadata, read_config=tfds.ReadConfig(try_autocache=False)

@@ -1,4 +1,4 @@
-"""Pictures of the simulated table: painter's algorithm over projected polygons, drawn by Pillow at twice the size."""
+"""Images of the simulated table: painter's algorithm over projected polygons, drawn by Pillow at twice the size."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 from eosjax.demo.simulator import OPEN, PLATE_HEIGHT, PLATE_RADIUS, Rollout
 
 SIZE = 64  # pixels, height and width
-_SCALE = 2  # drawn larger, averaged down: smooth edges
+_SCALE = 2  # drawn larger and averaged down, for smooth edges
 
 _RGB = {
     "red": (225, 35, 35),
@@ -25,8 +25,8 @@ _RGB = {
     "hand": (38, 38, 44),
     "palm": (70, 200, 210),
 }
-_NOISE = 5  # grey levels that the sensor noise adds at most
-_SUN = 0.3  # metres that a shadow is cast to the right per metre of height
+_NOISE = 5  # largest sensor noise, in grey levels
+_SUN = 0.3  # length of a shadow to the right, in metres per metre of height
 _EYE, _LOOK_AT = np.array([0.0, -0.62, 0.54]), np.array([0.0, 0.0, 0.06])
 _WRIST_HEIGHT = 0.12  # of the wrist camera above the finger tips
 
@@ -104,14 +104,14 @@ def _lit(colour: Colour, light: float) -> Colour:
 
 
 def _shadow(camera: Camera, ring: np.ndarray) -> _Polygon:
-    """What `ring` darkens on the table."""
+    """The shadow of `ring` on the table."""
     cast = ring * [1.0, 1.0, 0.0]
     cast[..., 0] += _SUN * ring[..., 2]
     return _flat(camera, cast, "shadow")
 
 
 def _props(camera: Camera, rollout: Rollout, shadows: Sequence[_Polygon] = ()) -> list[_Polygon]:
-    """Plates, shadows, blocks; the target last, as it may stand on a plate and pass over the others."""
+    """Plates, shadows, blocks. The target is drawn last, because it may stand on a plate and pass over the others."""
     steps = len(rollout.hand)
     layers = []
     for plate in rollout.scene.plates:

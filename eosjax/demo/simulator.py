@@ -1,13 +1,13 @@
-"""A simulated pick-and-place table: scenes, a scripted expert, and when each substep is done.
+"""A simulated pick-and-place table: scenes, a scripted expert, and the end of each sub-step.
 
 A gripper without an arm floats over a table. Everything is kinematic: an action moves the hand by `STEP` metres per
 unit, a block that is held moves with it. Units are metres and radians; x points right, y away from the third-person
 camera, z up.
 
-The expert dawdles on purpose. Speeds, pauses, failed grasps, idle gripper blips, the lag of the fingers behind their
-command and the dwell after it are all random, so that neither the clock nor the command tells when a substep is done.
-What tells is the scene: every end is the arrival of a decisive step of about two centimetres at an exact goal (or the
-opening of the fingers), so the step before it looks different.
+The expert is irregular on purpose. Speeds, pauses, failed grasps, idle gripper moves, the lag of the fingers behind their
+command and the pause after it are random, so that neither the clock nor the command reveals the end of a sub-step. The
+scene reveals it: at every end, a last step of about two centimetres reaches an exact goal (or the fingers open), so the
+step before it looks different.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ OPEN = 0.085  # distance between the open fingers
 STEP, TURN = 0.03, 0.20  # metres and radians of one unit of action
 LEAN = 0.3  # units of tilt per unit of sideways motion: the hand leans as it reaches out
 CARRY = 0.08  # how far above its grasp height the hand lifts a block
-SPEED = (0.004, 0.008)  # metres a step, drawn for each leg of the way
+SPEED = (0.004, 0.008)  # metres per step, drawn for each leg of the path
 LAST_STEP = 0.02  # metres; the decisive last step of a leg is about as long
 ARRIVED = 0.007  # metres
 
@@ -138,7 +138,7 @@ class _Expert:
 
     @property
     def grasp(self) -> np.ndarray:
-        """Where the hand must be to close round the target block."""
+        """Position of the hand for closing around the target block."""
         return self.block[:3] + _up(0.5 * self.target.height)
 
     def step(self, delta: np.ndarray | None = None, turn: float = 0.0) -> None:
@@ -155,7 +155,7 @@ class _Expert:
         self._advance(action)
 
     def _advance(self, action: np.ndarray) -> None:
-        """What the world does in one control step."""
+        """Advances the world by one control step."""
         moved = STEP * action[:3]
         moved[2] = max(moved[2], 0.01 - self.hand[2])  # the table is hard
         self.hand = self.hand + moved
@@ -163,7 +163,7 @@ class _Expert:
         self.yaw += TURN * float(action[5])
         if self.rng.random() < 0.5:
             self.fingers = self.command
-        width = 2 * self.target.radius  # a block between the fingers stops them, whether or not it will come along
+        width = 2 * self.target.radius  # a block between the fingers stops them, whether or not the grasp succeeds
         around = self.held or np.linalg.norm(self.hand - self.grasp) < 0.5 * self.target.height
         goal = OPEN if self.fingers < 0 else width if around else 0.0
         self.opening += float(np.clip(goal - self.opening, -self.rate, self.rate))
@@ -173,12 +173,12 @@ class _Expert:
             self.block = np.array([*self.hand[:2], self.hand[2] - 0.5 * self.target.height, self.yaw])
 
     def dwell(self, mean: float) -> None:
-        """Stays for at least one step, `mean` on average, without memory: how long it has lasted says nothing."""
+        """Stays for at least one step, `mean` on average, without memory: the time waited carries no information."""
         for _ in range(self.rng.geometric(1.0 / mean)):
             self.step()
 
     def go(self, goal: np.ndarray, yaw: float, pause: float = 0.01) -> None:
-        """Travels to `goal`, now and then pausing, at an even pace but for the last step, which lands on it."""
+        """Moves to `goal` at an even pace with occasional pauses. The last step lands exactly on it."""
         speed = self.rng.uniform(*SPEED)
         while (distance := np.linalg.norm(goal - self.hand)) > ARRIVED or abs(yaw - self.yaw) > 0.05:
             if self.rng.random() < pause:
@@ -197,11 +197,11 @@ class _Expert:
             self.step()
 
     def done(self) -> None:
-        """The next observation is the first to show that the goal of the running substep holds."""
+        """Marks the next observation as the first one in which the goal of the running sub-step holds."""
         self.ends.append(len(self.records))
 
     def blip(self) -> None:
-        """Closes the empty fingers for nothing, on the way."""
+        """Closes the empty fingers on the way, without purpose."""
         self.grip(1.0)
         self.dwell(2.0)
         self.grip(-1.0)
@@ -218,7 +218,7 @@ class _Expert:
 
     def pick(self) -> None:
         low = self.grasp
-        while self.rng.random() < 0.25:  # the fingers slip off: the hand comes up empty and tries again
+        while self.rng.random() < 0.25:  # the fingers slip: the hand rises empty and tries again
             self.dwell(1.6)
             self.grip(1.0)
             self.go(low + _up(self.rng.uniform(0.04, 0.10)), self.yaw)
@@ -257,7 +257,7 @@ class _Expert:
 def simulate(rng: np.random.Generator) -> Rollout:
     """One demonstration in a random scene, of about 110 to 250 steps and exactly five substeps.
 
-    The last step is the end of the last substep; the observation, not the command, decides on every end.
+    The last step is the end of the last substep; every end is decided by the observation, not by the command.
     """
     expert = _Expert(rng, sample_scene(rng))
     for substep in (expert.reach, expert.pick, expert.carry, expert.place, expert.leave):

@@ -1,7 +1,7 @@
 """Denoising diffusion of action chunks: the noise schedule, its deterministic sampler (DDIM), and the embedding of a diffusion step.
 
 OpenVLA-OFT's diffusion policy: x_t = sqrt(ā_t) x_0 + sqrt(1 - ā_t) noise on normalised actions x_0; the policy sees x_t and t and predicts
-the noise. Nothing here knows the policy: it comes as a function.
+the noise. The policy is passed in as a function.
 
 Song, Meng, Ermon 2021, "Denoising Diffusion Implicit Models", arXiv:2010.02502. The numbers are those of diffusers' `DDIMScheduler` with
 `squaredcos_cap_v2` betas and its other defaults (epsilon prediction, x_0 clipped to [-1, 1], ā = 1 before step 0, leading spacing, eta 0).
@@ -77,12 +77,12 @@ class DDIM:
         """Turns noise into actions by `steps` denoising steps, in one compiled loop.
 
         Args:
-          predict: (noisy actions f32 [b k a], steps i32 [b]) -> (predicted noise [b k a], anything else, as a pytree of arrays).
+          predict: (noisy actions f32 [b k a], steps i32 [b]) -> (predicted noise [b k a], a pytree of further arrays).
           noise: f32 [b k a], standard normal.
           steps: how many of the `train_steps` to visit, evenly spaced; None for all.
 
         Returns:
-          Actions f32 [b k a], and what the last call of `predict` returned beside the noise.
+          Actions f32 [b k a], and the further arrays of the last call of `predict`.
 
         Raises:
           ValueError: `steps` is not in 1..train_steps.

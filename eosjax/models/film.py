@@ -1,4 +1,4 @@
-"""FiLM: the words of the instruction scale and shift what the vision encoders see.
+"""FiLM: the instruction scales and shifts the features of the vision encoders.
 
 Perez et al. 2018, arXiv:1709.07871, as OpenVLA-OFT puts it into each block of both encoders (`use_film`).
 """
@@ -18,8 +18,8 @@ ENCODERS = ("featurizer", "fused_featurizer")
 class FiLM(nn.Module):
     """x · (1 + scale(words)) + shift(words), the same for all tokens of an image.
 
-    Trained in full, so its weights are float32 and carry no LoRA. They start at zero: a fresh FiLM changes no bit. (The original's start as
-    those of any linear layer of torch, small but not zero.)
+    Trained in full, so its weights are float32 and carry no LoRA. They start at zero, so a new FiLM changes no bit. (Those of the original
+    start like any linear layer of torch, small but not zero.)
     """
 
     dtype: str  # of the computation

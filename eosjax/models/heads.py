@@ -1,4 +1,4 @@
-"""The two heads on the hidden states of an action: what to do, and whether the sub-step ends with it."""
+"""The two heads on the hidden states of an action: one predicts the action, one whether the sub-step ends with it."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class ActionHead(nn.Module):
 
 
 class EosHead(nn.Module):
-    """Does the sub-step end with this action? One logit from the action's hidden states, in float32."""
+    """One logit from the hidden states of an action, in float32: whether the sub-step ends with this action."""
 
     hidden_dim: int = 1024
     dropout: float = 0.1

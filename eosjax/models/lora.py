@@ -1,8 +1,7 @@
 """Linear layers with an optional low-rank branch, and the scan that stacks equal layers.
 
 The base weights live in the Flax collection `params` under the names of the checkpoint; the branch lives in a collection
-of its own, `lora`, so that a training step can freeze the one and differentiate the other without telling them apart by
-name.
+of its own, `lora`, so that a training step can freeze one and differentiate the other without matching names.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ def lora_scaling(rank: int) -> float:
 class LoRADense(nn.Module):
     """y = x W + b + (alpha / r) · dropout(x) A B (Hu et al. 2021, arXiv:2106.09685).
 
-    A is drawn from a normal of standard deviation 1/r and B is zero, so that a fresh branch changes no output bit.
+    A is drawn from a normal of standard deviation 1/r and B is zero, so a new branch changes no output bit.
     Collections: `params` {kernel [in out], bias [out]}; `lora` {a [in r], b [r out]} when the rank is positive.
     """
 

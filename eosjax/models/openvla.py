@@ -26,17 +26,17 @@ STOP_TOKENS = 1  # the text ends with the action tokens and one stop token
 
 @dataclasses.dataclass(frozen=True)
 class VLAConfig:
-    """Everything that fixes the module tree of an `OpenVLA` and its numerics."""
+    """All settings that determine the module tree of an `OpenVLA` and its numerics."""
 
     dino: ViTConfig
     siglip: ViTConfig
     llama: LlamaConfig
     chunk: int = 8  # actions predicted at once (k)
-    action_dim: int = 7  # numbers an action, and tokens an action (a)
+    action_dim: int = 7  # numbers per action, and tokens per action (a)
     proprio_dim: int = 0  # 0: the policy sees no proprioception
-    diffusion: bool = False  # the placeholders carry noisy actions, and a token tells how noisy
+    diffusion: bool = False  # the placeholders carry noisy actions, and a token gives the noise level
     diffusion_train_steps: int = 50  # noise levels in training
-    diffusion_steps: int = 50  # of them, visited to make actions of noise
+    diffusion_steps: int = 50  # of these, the levels visited when actions are generated
     action_vocab: int = 0  # actions are tokens: the last ids below this one; 0: they are not
     film: bool = False  # the text modulates both encoders
     freeze_vision: bool = False  # no low-rank branches in the encoders (and without LoRA, training leaves them alone)
@@ -88,10 +88,10 @@ def with_action_tokens(config: VLAConfig, action_vocab: int) -> VLAConfig:
 
 
 def demo_config(vocab_size: int, *, chunk: int = 8, action_dim: int = 7, proprio_dim: int = 8) -> VLAConfig:
-    """A VLA of about 0.8 M parameters for 64-pixel images, to be trained whole in float32 on a few CPU cores.
+    """A VLA of about 0.8 M parameters for 64-pixel images, for training without LoRA in float32 on a few CPU cores.
 
-    Two views give 8 patches (32 pixels a side, 2 x 2 a view): from random weights, the place of a thing is learnt sooner as
-    a pattern within a large patch than by attention over small ones. Encoders: widths 64 and 48, one block
+    Two views give 8 patches (32 pixels a side, 2 x 2 a view): from random weights, positions are learned sooner as a
+    pattern within a large patch than by attention over small ones. Encoders: widths 64 and 48, one block
     run, 4 heads; pixels are centred on the colour of the demo's table. Llama: width 96, 2 layers, 4 heads, SwiGLU of 192.
     `vocab_size`: rows of the embedding, at least the tokenizer's size.
     """
@@ -106,7 +106,7 @@ def demo_config(vocab_size: int, *, chunk: int = 8, action_dim: int = 7, proprio
 
 
 class NoisyActions(NamedTuple):
-    """What a diffusion policy denoises."""
+    """Input that a diffusion policy denoises."""
 
     actions: jax.Array  # f32 [b k a], normalised actions with noise
     steps: jax.Array  # [b], diffusion steps: how much noise
@@ -216,12 +216,12 @@ class OpenVLA(nn.Module):
     def embed(
         self, images, input_ids, attn_mask, proprio, noisy: NoisyActions | None = None, *, deterministic: bool = True
     ) -> tuple[Any, Any]:
-        """What the language model reads: embeddings [b s d] and mask bool [b s]."""
+        """The input of the language model: embeddings [b s d] and mask bool [b s]."""
         observed = self.observe(images, input_ids, attn_mask, proprio, deterministic=deterministic)
         return self._sequence(observed, input_ids, attn_mask, noisy)
 
     def observe(self, images, input_ids, attn_mask, proprio, *, deterministic: bool = True) -> jax.Array:
-        """The tokens [b n d] that the observation puts into the text: patches, proprio. They do not change while actions are denoised."""
+        """The tokens [b n d] of the observation: patches, proprio. They do not change while actions are denoised."""
         self._check_text(input_ids, attn_mask)
         words = self._words(input_ids, attn_mask) if self.config.film else None
         features = self.vision_features(images, words, deterministic=deterministic)
@@ -264,7 +264,7 @@ class OpenVLA(nn.Module):
         return x, jnp.concatenate([attn_mask[:, :1], seen, attn_mask[:, 1:]], axis=1)
 
     def _embed_actions(self, noisy: NoisyActions | None) -> jax.Array | int:
-        """What stands at the placeholders: 0, or embeddings [b k·a d] of the noisy actions."""
+        """The embeddings of the placeholders: 0, or [b k·a d] from the noisy actions."""
         if not self.config.diffusion:
             if noisy is not None:
                 raise ValueError("noisy: expected None, since VLAConfig.diffusion is False")
@@ -282,7 +282,7 @@ class OpenVLA(nn.Module):
     def _words(self, input_ids, attn_mask) -> jax.Array:
         """Mean [b d] of the embeddings of the text without placeholders and padding.
 
-        The original averages its padding as well, so that there a prompt changes with its company in the batch; alone it has none.
+        The original also averages the padding, so there the result depends on the other prompts of the batch. Alone, a prompt has none.
         """
         spoken = jnp.asarray(attn_mask).at[:, self._placeholders(input_ids)].set(False)
         return mean_words(self.language_model.embed(input_ids), spoken)

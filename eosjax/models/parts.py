@@ -1,4 +1,4 @@
-"""The parameters of a policy as a dict of *parts*, which is what optimizer, metrics, checkpoints and exports speak of:
+"""The parameters of a policy as a dict of *parts*, the units of optimizer, metrics, checkpoints and exports:
 
 vla                     base weights of the policy: trained with `use_lora=False`, otherwise frozen
 vision_backbone         the encoders, frozen, with `freeze_vision=True` and `use_lora=False`; otherwise in `vla`
@@ -7,7 +7,7 @@ film                    layers that modulate the encoders, with `use_film=True`;
 proprio_projector       with `use_proprio=True`; always trained
 noisy_action_projector  with `use_diffusion=True`; always trained
 action_head             always trained; a policy whose actions are tokens has none
-eos_head                with `use_eos_classification=True`; trained from the buffer alone
+eos_head                with `use_eos_classification=True`; trained by the EOS loss alone
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ def make_eos_head(config: TrainConfig) -> EosHead | None:
 
 
 def init_params(policy: Policy, eos_head: EosHead | None, batch: Batch, rng: jax.Array, *, with_base: bool = True) -> Params:
-    """Random parameters of all parts, in the dtypes that the modules ask for; without those of `base_parts` unless `with_base`.
+    """Random parameters of all parts, in the dtypes of the modules; those of `base_parts` only with `with_base`.
 
-    To be jitted: what is not returned is then not computed either.
+    Jit this function, so that parameters that are not returned are not computed.
 
     Args:
       policy, eos_head: the modules.
@@ -58,7 +58,7 @@ def init_params(policy: Policy, eos_head: EosHead | None, batch: Batch, rng: jax
 
 
 def base_parts(base: Params, config: VLAConfig) -> Params:
-    """The parts that the base weights of `OpenVLA` make up: `vla`, or `vla` and the frozen `vision_backbone`."""
+    """The parts with the base weights of `OpenVLA`: `vla`, or `vla` and the frozen `vision_backbone`."""
     if not config.freeze_vision or config.lora_rank:
         return {"vla": base}
     rest = dict(base)
@@ -66,7 +66,7 @@ def base_parts(base: Params, config: VLAConfig) -> Params:
 
 
 def split_params(params: Params) -> tuple[Params, Params]:
-    """Splits the parts into (trainable, frozen): with adapters the base is frozen, without them all but encoders that stand apart."""
+    """Splits the parts into (trainable, frozen): frozen is the base with adapters, else a separate `vision_backbone`."""
     frozen = {"vla"} if "lora" in params else {"vision_backbone"}
     return (
         {part: tree for part, tree in params.items() if part not in frozen},

@@ -1,12 +1,12 @@
-"""The policy as a whole: the vision-language-action model with what turns its hidden states into actions.
+"""The whole policy: the vision-language-action model and the part that turns its hidden states into actions.
 
-Three kinds, chosen by the configuration of the model, with one interface: what `loss` is trained on, and what `act` does.
+Three kinds with one interface, chosen by the configuration of the model: `loss` for training, `act` for actions.
 
   RegressionPolicy  an L1 regression head: OpenVLA-OFT's own, and the default
   DiffusionPolicy   a head that predicts the noise in noisy actions
   TokenPolicy       the language model's output layer: each number of an action is a token
 
-Parameters come as a dict of *parts* (see `eosjax.training.state`), of which a policy takes what it needs.
+Parameters come as a dict of *parts* (see `eosjax.models.parts`); a policy uses those that it needs.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from eosjax.models.heads import ActionHead
 from eosjax.models.openvla import NoisyActions, OpenVLA, VLAConfig
 
 Params = dict[str, Any]
-# Parts that are modules of `OpenVLA` and yet stand beside its base weights, since they are trained, frozen or stored apart from them.
+# Parts that are modules of `OpenVLA` but separate from its base weights, because they are trained, frozen or stored separately.
 MODULES = ("vision_backbone", "proprio_projector", "noisy_action_projector")
 
 
 class Observation(NamedTuple):
-    """What a policy sees: the arguments of `OpenVLA`, of the same shapes."""
+    """The input of a policy: the arguments of `OpenVLA`, with the same shapes."""
 
     images: jax.Array  # u8 [b v h w 3]
     input_ids: jax.Array  # i32 [b l]
@@ -41,14 +41,14 @@ class Observation(NamedTuple):
 
 
 class ActionLoss(NamedTuple):
-    """The loss of a batch, and what it was computed from."""
+    """The loss of a batch, and the values that it was computed from."""
 
     hidden: jax.Array  # [b k a d], hidden states of the actions
     sums: dict[str, jax.Array]  # f32 [] each: `action_sum` and `action_count`, whose quotient is the loss, and those of `extra_sums`
 
 
 class Actions(NamedTuple):
-    """What a policy would do."""
+    """The output of a policy."""
 
     hidden: jax.Array  # [b k a d], hidden states of the actions
     actions: jax.Array  # f32 [b k a], normalised
@@ -73,18 +73,18 @@ def vla_variables(params: Params) -> Params:
 
 @dataclasses.dataclass(frozen=True)
 class Policy(abc.ABC):
-    """What the kinds of policies have in common. Hashable, so that a jitted function can close over it."""
+    """Common base of the policies. Hashable, so that a jitted function can close over it."""
 
     vla: OpenVLA
 
-    extra_sums: ClassVar[tuple[str, ...]] = ()  # what `loss` reports beside the loss
+    extra_sums: ClassVar[tuple[str, ...]] = ()  # further sums that `loss` reports
 
     @abc.abstractmethod
     def init_head(self, key: jax.Array) -> Params | None:
         """Random parameters of the part `action_head`; None for a policy without one."""
 
     def count(self, valid: jax.Array) -> jax.Array:
-        """f32 []: the numbers that the loss of a batch is a mean over; `valid` bool [b k], False past the end of the episode."""
+        """f32 []: the number of values in the mean of a batch's loss; `valid` bool [b k], False past the end of the episode."""
         return jnp.sum(valid, dtype=jnp.float32) * self.vla.config.action_dim
 
     @abc.abstractmethod
@@ -104,7 +104,7 @@ class Policy(abc.ABC):
 
     @abc.abstractmethod
     def act(self, params: Params, seen: Observation, noise_keys: jax.Array) -> Actions:
-        """What to do, without dropout. Arguments as in `loss`."""
+        """The actions, without dropout. Arguments as in `loss`."""
 
     def _call(self, params: Params, *args: Any, **kwargs: Any) -> Any:
         return self.vla.apply(vla_variables(params), *args, **kwargs)
@@ -127,7 +127,7 @@ class RegressionPolicy(Policy):
         return ActionLoss(hidden, {"action_sum": total, "action_count": count})
 
     def act(self, params, seen, noise_keys) -> Actions:
-        """What the head says, in one pass."""
+        """The actions of the head, in one pass."""
         hidden = self._call(params, *seen)
         return Actions(hidden, _apply(self.head, params["action_head"], hidden).astype(jnp.float32))
 
@@ -136,8 +136,8 @@ class RegressionPolicy(Policy):
 class DiffusionPolicy(Policy):
     """Actions by denoising (`eosjax.models.diffusion`). The hidden states are those of the last, nearly clean denoising step.
 
-    All slots of a chunk count, those past the end of the episode, too: the sampler denoises a chunk as a whole, so the policy must
-    know something to do there, and learns to repeat the last action.
+    All slots of a chunk count, including those past the end of the episode. The sampler denoises a chunk as a whole, so the policy
+    needs an action there; it learns to repeat the last one.
     """
 
     head: ActionHead
@@ -152,7 +152,7 @@ class DiffusionPolicy(Policy):
 
     def loss(self, params, seen, actions, valid, noise_keys, dropout_key) -> ActionLoss:
         """The squared error of the predicted noise, at a random noise level for each sample."""
-        # A key a sample: the noise then does not depend on how the batch is split over devices.
+        # One key per sample: the noise then does not depend on how the batch is split over devices.
         drawn = jax.vmap(self._ddim.draw)(noise_keys, actions[:, None])
         noisy, steps, noise = jax.tree.map(lambda x: jnp.squeeze(x, 1), drawn)
         hidden = self._call(params, *seen, NoisyActions(noisy, steps), deterministic=False, rngs={"dropout": dropout_key})

@@ -21,7 +21,7 @@ TIMM_VITS: Mapping[str, ViTConfig] = {
         image_size=224, patch_size=14, width=1152, depth=27, heads=16, mlp_dim=4304
     ),
 }  # fmt: skip
-# What the config.json of well-known checkpoints says of their shape, for plans without the checkpoint.
+# Shape fields from the config.json of well-known checkpoints, for plans without the checkpoint.
 PUBLISHED: Mapping[str, Mapping[str, Any]] = {
     "openvla/openvla-7b": {
         "use_fused_vision_backbone": True,
@@ -57,10 +57,10 @@ def vla_config_from_hf(
         config: config.json, parsed.
         preprocessor: preprocessor_config.json, parsed; its `tvf_normalize_params` replace the means and standard deviations of the
             encoders, as in the original.
-        shapes: name -> shape of the checkpoint's tensors: what the encoders are measured by. None: they are the timm models that
+        shapes: name -> shape of the checkpoint's tensors, which give the sizes of the encoders. None: the timm models that
             config.json names.
-        vision_heads: attention heads of the two encoders. No file holds them; None: those of the timm models, whose sizes the encoders
-            must then have.
+        vision_heads: attention heads of the two encoders, which no file holds. None: those of the timm models; the encoders must then
+            have their sizes.
         overrides: fields of `VLAConfig` that a checkpoint does not fix (chunk, proprio_dim, dtypes, LoRA, ...).
 
     Raises:
@@ -84,7 +84,7 @@ def vla_config_from_hf(
 
 
 def _measured(shapes: Shapes, prefix: str, name: str, heads: int | None) -> dict[str, Any]:
-    """The sizes of the encoder that the tensors make, as fields of `ViTConfig`; `name`: the timm model it is said to be."""
+    """The sizes of the encoder with these tensors, as fields of `ViTConfig`; `name`: the timm model that config.json names."""
     try:
         (width, _, patch, _), (mlp_dim, _) = shapes[f"{prefix}.patch_embed.proj.weight"], shapes[f"{prefix}.blocks.0.mlp.fc1.weight"]
     except KeyError as error:

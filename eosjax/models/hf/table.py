@@ -1,7 +1,7 @@
 """One table of names, read in both directions.
 
-Each entry ties one array of our tree to its tensor in a checkpoint of the PyTorch original, or to one tensor a layer where ours are
-stacked, and holds the reversible change of layout between them. Import and export walk the same table, so they cannot drift apart.
+Each entry maps one array of our tree to its tensor in a checkpoint of the PyTorch original, or to one tensor per layer where ours are
+stacked. It holds the reversible change of layout between them. Import and export read the same table, so they cannot drift apart.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Op(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """One array of our tree and where the checkpoint has it."""
+    """One array of our tree and its tensors in the checkpoint."""
 
     names: tuple[str, ...]  # tensors of the checkpoint, one a layer when `stacked`
     path: tuple[str, ...]  # ours
@@ -55,7 +55,7 @@ Leaf = tuple[str, str, Op]  # name in the checkpoint, ours, layout
 
 
 def _module(theirs: str, leaves: Iterable[Leaf], ours: str | None = None, layers: int = 1) -> Iterator[Entry]:
-    """Entries of one module; `{}` in its name stands for the number of a layer, and ours are stacked over it."""
+    """Entries of one module. `{}` in its name stands for the number of a layer; ours are stacked over the layers."""
     path = (theirs.replace(".{}", "") if ours is None else ours).split(".")
     for leaf, mine, op in leaves:
         names = tuple(f"{theirs}.{leaf}".format(i) for i in range(layers))
@@ -97,7 +97,7 @@ def weight_table(config: VLAConfig) -> list[Entry]:
 
 
 def unused_patterns(config: VLAConfig) -> list[str]:
-    """Regular expressions of the tensors that a checkpoint may hold and the model leaves aside on purpose."""
+    """Regular expressions of the tensors that a checkpoint may hold and that the model ignores on purpose."""
     patterns = []
     for name, vit in (("featurizer", config.dino), ("fused_featurizer", config.siglip)):
         for tail in (rf"blocks\.{vit.depth - 1}\..+", r"norm\.(weight|bias)", r"attn_pool\..+"):

@@ -23,10 +23,10 @@ class WeightsError(UserError):
 
 
 class NameReport(NamedTuple):
-    """What a checkpoint holds beside what the model asks for."""
+    """The tensors of a checkpoint compared with those that the model needs."""
 
     used: list[str]
-    unused: list[str]  # left aside on purpose: named in `table.unused_patterns`
+    unused: list[str]  # ignored on purpose: named in `table.unused_patterns`
     missing: list[str]
     unexpected: list[str]
 
@@ -50,7 +50,7 @@ def _listed(title: str, names: list[str], limit: int = 20) -> str:
 
 
 def compare_names(table: Iterable[Entry], found: Iterable[str], unused: Iterable[str] = ()) -> NameReport:
-    """Sorts the names `found` in a checkpoint by what the `table` makes of them; `unused`: regular expressions."""
+    """Sorts the names `found` in a checkpoint by their use in the `table`; `unused`: regular expressions."""
     wanted, found = {name for entry in table for name in entry.names}, set(found)
     aside = {name for name in found - wanted if any(re.fullmatch(pattern, name) for pattern in unused)}
     return NameReport(sorted(wanted & found), sorted(aside), sorted(wanted - found), sorted(found - wanted - aside))
@@ -73,9 +73,9 @@ def import_weights(tensors: Mapping[str, np.ndarray], config: VLAConfig, put: Pu
     """The `params` tree of the base model in `config.param_dtype`, without the proprio projector.
 
     Args:
-        tensors: name -> array of the checkpoint; each is looked up once, so that a lazy mapping keeps memory low.
+        tensors: name -> array of the checkpoint. Each is looked up once, so a lazy mapping keeps memory low.
         config: the model.
-        put: takes each finished array to where it shall live; what it returns stands in the tree.
+        put: moves each finished array to its final place; its result becomes the leaf of the tree.
 
     Raises:
         WeightsError: a tensor is missing, or neither used nor in `table.unused_patterns` (with both lists), or a shape does not fit.
@@ -127,7 +127,7 @@ def import_entries(table: Iterable[Entry], tensors: Mapping[str, np.ndarray], ex
 
 
 def _read(entry: Entry, tensors: Mapping[str, np.ndarray], expected: jax.ShapeDtypeStruct) -> np.ndarray:
-    """The array of one entry. Layers go to their place one by one: no more than one of them is held twice."""
+    """The array of one entry. Layers are copied one by one, so at most one layer is held twice."""
     out = np.empty(expected.shape, expected.dtype)
     rows = out if entry.stacked else out[None]
     for i, name in enumerate(entry.names):
