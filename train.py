@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from eosjax import flags
+from eosjax.extras import check_train_extra
 from eosjax.types import UserError
 
 DEMO = Path(__file__).parent / "configs" / "demo.yaml"
@@ -15,6 +15,9 @@ def main(argv: list[str]) -> None:
     """Reads the flags and trains; what the user can mend ends in one line instead of a traceback."""
     sys.stdout.reconfigure(errors="replace")  # pyright: ignore[reportAttributeAccessIssue]  # a ✓ must not end a run
     try:
+        check_train_extra()
+        from eosjax import flags  # behind the check, since it needs the extra
+
         demo = [] if SUBJECT & flags.flag_names(argv) else ["--config_path", str(DEMO)]
         parsed = flags.parse([*demo, *argv])
         from eosjax.reports.end_of_training import write_comparison  # after the flags: a wrong one is answered before JAX is loaded

@@ -20,6 +20,7 @@ MAY_IMPORT = {
     "config": {"types"},
     "flags": {"config", "types"},
     "njit": set(),
+    "extras": {"types"},
     "buffer": {"types"},
     "losses": BASE,
     "models": BASE | {"losses"},
@@ -31,13 +32,13 @@ MAY_IMPORT = {
     "serving": BASE | {"models", "data", "ends", "runs"},
     "reports": CORE,
     "bench": CORE | {"training", "reports"},
-    "cli": CORE | {"training", "serving", "reports", "bench"},
+    "cli": CORE | {"extras", "training", "serving", "reports", "bench"},
     "__main__": {"cli"},
 }
 TENSORFLOW, JAX = {"tensorflow", "tensorflow_datasets"}, {"jax", "flax", "optax", "orbax"}
 FORBIDDEN = {
     **dict.fromkeys(MAY_IMPORT, TENSORFLOW),
-    **dict.fromkeys(("types", "config", "flags", "njit", "data", "ends", "demo", "reports", "__main__"), TENSORFLOW | JAX),
+    **dict.fromkeys(("types", "config", "flags", "njit", "extras", "data", "ends", "demo", "reports", "__main__"), TENSORFLOW | JAX),
     "buffer": TENSORFLOW | {"orbax", "grain"},
     "losses": TENSORFLOW | {"orbax", "grain"},
     "models": TENSORFLOW | {"orbax", "grain"},
@@ -84,9 +85,24 @@ def test_one_file_names_pmap():
     assert named == ["training.parallel"]
 
 
-def test_the_buffer_comes_alone():
-    code = "import sys, eosjax.buffer; print([m for m in ('tensorflow', 'orbax', 'grain', 'matplotlib') if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+# What importing the buffer, and a policy to be served, may load beside the standard library.
+BUFFER_LOADS = (
+    "absl cloudpickle eosjax etils filelock flatbuffers flax jax jaxlib ml_dtypes msgpack numpy opt_einsum pygments rich treescope "
+    "typing_extensions yaml"
+).split()
+
+
+@pytest.mark.parametrize(("modules", "allowed"), [("eosjax.buffer", BUFFER_LOADS)])
+def test_what_an_import_loads(modules, allowed):
+    code = f"""
+import sys
+before = set(sys.modules)
+import {modules}
+from importlib.metadata import packages_distributions
+print(*sorted({{name.split(".")[0] for name in set(sys.modules) - before}} & set(packages_distributions())))
+"""
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert set(loaded) - set(allowed) == set()
 
 
 def test_data_commands_come_without_jax_and_tensorflow():

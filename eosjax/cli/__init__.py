@@ -12,6 +12,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
+from eosjax.extras import check_train_extra
 from eosjax.types import UserError
 
 COMMANDS = {
@@ -25,6 +26,8 @@ COMMANDS = {
     "score": "measure how well scores from a file tell the ends of sub-steps",
     "plan": "tell what training will take: parameters, memory, arithmetic, the largest batch",
 }
+# Commands that the default dependencies are enough for. The others need the extra `train`.
+WITHOUT_EXTRA: set[str] = set()
 # 1 is for commands to give a meaning to, so Python's own status of a traceback will not do.
 _USER_ERROR, _DEFECT, _INTERRUPTED, _BROKEN_PIPE = 2, 70, 130, 141
 
@@ -35,25 +38,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     2: something that the user can mend, told on stderr without a traceback; 70: a defect, with one; 130: Ctrl-C.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
-    parser = argparse.ArgumentParser(
-        prog="eosjax", description="Data and models whose sub-steps have ends.", epilog="Training: python train.py --help."
-    )
-    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, summary in COMMANDS.items():
-        subparser = subparsers.add_parser(name, help=summary, allow_abbrev=False)
-        if argv[:1] == [name]:
-            command = importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
-            subparser.description = command.__doc__
-            command.add_flags(subparser)
-            subparser.set_defaults(run=command.run)
-    args = parser.parse_args(argv)
     try:
+        args = _parse(argv)
         return args.run(args)
     except UserError as error:
-        print(f"eosjax {args.command}: {error}", file=sys.stderr)
+        print(f"eosjax {argv[0]}: {error}", file=sys.stderr)
         return _USER_ERROR
     except KeyboardInterrupt:
-        print(f"eosjax {args.command}: interrupted", file=sys.stderr)
+        print(f"eosjax {argv[0]}: interrupted", file=sys.stderr)
         return _INTERRUPTED
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what Python still has in its buffer
@@ -61,3 +53,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception:
         traceback.print_exc()
         return _DEFECT
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    """Reads the command line with the flags of the command that it names, the only one whose module is loaded."""
+    parser = argparse.ArgumentParser(
+        prog="eosjax", description="Data and models whose sub-steps have ends.", epilog="Training: python train.py --help."
+    )
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, summary in COMMANDS.items():
+        subparser = subparsers.add_parser(name, help=summary, allow_abbrev=False)
+        if argv[:1] == [name]:
+            if name not in WITHOUT_EXTRA:
+                check_train_extra()
+            command = importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
+            subparser.description = command.__doc__
+            command.add_flags(subparser)
+            subparser.set_defaults(run=command.run)
+    return parser.parse_args(argv)

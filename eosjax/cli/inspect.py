@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from eosjax.cli import common
+from eosjax.cli import common, dataset
 from eosjax.config import ConfigError, TrainConfig, parse_mixture
 from eosjax.reports.episode_view import view_episode
 from eosjax.reports.inspect_page import dimension_rows, render
@@ -26,12 +26,12 @@ _LISTED_PROBLEMS, _LISTED_INSTRUCTIONS = 10, 15
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of the command."""
-    common.add_dataset_flags(parser)
+    dataset.add_dataset_flags(parser)
     labels = parser.add_argument_group("labels")
     labels.add_argument(
         "--substep_labels_path", type=Path, metavar="PATH", help="sub-step labels (default: none, the dataset alone; the demo has its own)"
     )
-    common.add_format_flag(labels)
+    dataset.add_format_flag(labels)
     common.add_boolean_flag(labels, "--allow_unlabelled", "accept episodes without labels")
     labels.add_argument(
         "--batch_size",
@@ -46,7 +46,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     report.add_argument(
         "--episodes", type=common.integers, metavar="0,7", help="episodes to show on the page (default: four, spread over the tasks)"
     )
-    common.add_position_flag(report)
+    dataset.add_position_flag(report)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     member, *others = parse_mixture(args.dataset_name)
     if others:
         raise ConfigError(f"--dataset_name {args.dataset_name}: expected one dataset; inspect those of a mixture one by one")
-    opened = common.open_dataset(args, member.name)
+    opened = dataset.open_dataset(args, member.name)
     source = args.substep_labels_path or opened.labels
     if source is not None and not source.exists():
         raise UserError(f"--substep_labels_path {source}: no such file or folder")
@@ -75,9 +75,9 @@ def run(args: argparse.Namespace) -> int:
     return _DO_NOT_FIT if result.problems else 0
 
 
-def _page(args: argparse.Namespace, result: Survey, opened: common.Opened, joined: JoinedLabels) -> str:
+def _page(args: argparse.Namespace, result: Survey, opened: dataset.Opened, joined: JoinedLabels) -> str:
     store = opened.store
-    position = common.take_columns("--position_columns", store, args.position_columns)
+    position = dataset.take_columns("--position_columns", store, args.position_columns)
     if args.episodes is None:
         labelled = None if joined.labels is None else np.flatnonzero(joined.labels.labelled).tolist()
         chosen = spread_over_tasks(store.tasks, labelled or range(store.num_episodes))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from eosjax.cli import common
+from eosjax.cli import common, dataset
 from eosjax.config import ConfigError
 from eosjax.data.frames.store import FrameStore
 from eosjax.data.labels import Labels, Segment, export_labels, import_labels, join_labels, make_table
@@ -27,16 +27,16 @@ _LISTED_EPISODES = 12
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of the command."""
-    common.add_dataset_flags(parser)
+    dataset.add_dataset_flags(parser)
     labels = parser.add_argument_group("labels")
     labels.add_argument("--out", type=Path, metavar="FILE", help="label file to write; an existing file is not overwritten")
     labels.add_argument(
         "--plan", type=Path, metavar="FILE", help="JSON file with the sub-steps of each task in words (default: 'pick: <task>')"
     )
     labels.add_argument("--compare", type=Path, metavar="PATH", help="labels of the same dataset to score the detected ends against")
-    common.add_format_flag(labels)
+    dataset.add_format_flag(labels)
     state = parser.add_argument_group("state")
-    common.add_position_flag(state)
+    dataset.add_position_flag(state)
     state.add_argument(
         "--finger_columns",
         type=lambda text: () if text == "none" else common.integers(text),
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     if args.out is not None and args.out.exists():
         raise ConfigError(f"--out {args.out}: exists; label files are not overwritten")
     plans = read_plans(args.plan, args.dataset_name) if args.plan else None
-    opened = common.open_dataset(args, args.dataset_name)
+    opened = dataset.open_dataset(args, args.dataset_name)
     thresholds = Thresholds(**{field.name: getattr(args, field.name) for field in dataclasses.fields(Thresholds)})
     truth = None
     if args.compare is not None:
@@ -76,10 +76,10 @@ Found = dict[int, list[tuple[FoundSegment, str]]]  # by episode: each sub-step a
 Reasons = dict[str, list[int]]  # why episodes have no labels
 
 
-def _find(opened: common.Opened, args: argparse.Namespace, thresholds: Thresholds, plans: Plans | None) -> tuple[Found, Reasons]:
+def _find(opened: dataset.Opened, args: argparse.Namespace, thresholds: Thresholds, plans: Plans | None) -> tuple[Found, Reasons]:
     store = opened.store
-    position = common.take_columns("--position_columns", store, args.position_columns)
-    fingers = common.take_columns("--finger_columns", store, args.finger_columns)
+    position = dataset.take_columns("--position_columns", store, args.position_columns)
+    fingers = dataset.take_columns("--finger_columns", store, args.finger_columns)
     if position.shape[1] != 3 or fingers.shape[1] > 2:
         raise ConfigError("expected three --position_columns, and at most two --finger_columns")
     opening = np.abs(fingers[:, 0] - fingers[:, 1]) if fingers.shape[1] == 2 else fingers[:, 0] if fingers.shape[1] else None

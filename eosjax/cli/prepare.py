@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from eosjax.cli.common import add_dataset_flags, open_dataset
+from eosjax.cli.dataset import add_dataset_flags, open_dataset
 from eosjax.config import parse_mixture
 from eosjax.reports.tables import table
 

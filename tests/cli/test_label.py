@@ -4,7 +4,7 @@ import types
 import numpy as np
 import pytest
 
-from eosjax.cli import common
+from eosjax.cli.dataset import Opened
 from eosjax.data.labels import import_labels, join_labels
 from eosjax.data.specs import DatasetSpec
 from tests.data.labels.test_labeller import one_cycle
@@ -31,7 +31,7 @@ def dataset(monkeypatch):
         proprio=np.concatenate([*proprio, idle]).astype(np.float32),
         actions=np.concatenate([*gripper, np.ones(30)])[:, None].astype(np.float32),
     )
-    monkeypatch.setattr(common, "open_dataset", lambda args, name: common.Opened(store, DatasetSpec(), None))
+    monkeypatch.setattr("eosjax.cli.dataset.open_dataset", lambda args, name: Opened(store, DatasetSpec(), None))
     return types.SimpleNamespace(store=store, ends=[script.ends for script in scripts])
 
 
