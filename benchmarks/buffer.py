@@ -1,17 +1,17 @@
-"""How fast is the class-balanced buffer? Time of add + sample beside other ways to do the same work.
+"""Speed of the class-balanced buffer: time of add + sample, compared with other implementations.
 
     python benchmarks/buffer.py
     python benchmarks/buffer.py --dtypes bfloat16 --capacities 50 1000 --repeats 50
 
-The work: 64 rows of [7, 4096] come in, 16 of them positive, and 15 + 20 rows are drawn, as a batch in one piece. The
-contenders, those whose package is missing being skipped:
+The work: 64 rows of [7, 4096] enter, 16 of them positive, and 15 + 20 rows are drawn as one batch. The contenders
+(those whose package is missing are skipped):
 
 * eosjax: `BalancedBuffer`, one jitted step, state donated; sorts the rows by label on the device.
-* flashbax: two item buffers, one jitted step, states donated. They cannot skip rows, so each is handed its class
-  already sorted, which spares them work; they draw with replacement.
+* flashbax: two item buffers, one jitted step, states donated. They cannot skip rows, so each gets the rows of its
+  class already sorted, which saves work; they draw with replacement.
 * torch: two `collections.deque`s of cloned row tensors, `random.sample` and `torch.stack`; labels are host integers.
 
-The second table times `add` alone over the capacities: an add must cost what its rows cost, not what the ring holds.
+The second table times `add` alone over the capacities: its cost must depend on the rows, not on the capacity.
 """
 
 from __future__ import annotations

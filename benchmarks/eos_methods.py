@@ -1,4 +1,4 @@
-"""Which way to train the EOS head is best? Makes the tables and curves of docs/bench.md from scratch.
+"""Which way to train the EOS head is best? Makes the tables and curves of docs/bench-demo.md and docs/bench-libero.md.
 
     python benchmarks/eos_methods.py --out bench                                      (the demo)
     python benchmarks/eos_methods.py --out bench --libero DIR                         (and LIBERO: DIR holds libero_goal_no_noops/ and
@@ -7,9 +7,9 @@
 
     python benchmarks/eos_methods.py --out bench --trained                            (each method trained together with the policy)
 
-For each dataset: train a policy by its recipe with 30 % of the episodes held out, keep the hidden states of all episodes, and compare the
-methods on them. With --trained: train the policy anew with each method and seed, and measure that (hours). What a run that was broken off
-has finished is not done again.
+For each dataset: trains a policy by its recipe with 30 % of the episodes held out, stores the hidden states of all episodes, and compares
+the methods on them. With --trained: trains a new policy with each method and seed, and measures it (hours). An interrupted comparison is
+continued by the same command.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from eosjax.training.loop import run as train
 
 RECIPES = Path(__file__).parents[1] / "configs"
 RUN, CACHE, RESULTS = "run", "hidden", "results"
-# Beside the recipe: enough held-out episodes for two halves, and on LIBERO enough updates for a policy that sees something.
+# Changes to the recipe: enough held-out episodes for two halves, and on LIBERO enough updates for useful hidden states.
 SETTINGS = {
     "demo": ("demo.yaml", ("--val_share=0.3",)),
     "libero": ("libero_small.yaml", ("--val_share=0.3", "--max_steps=1500", "--num_steps_before_decay=1000", "--val_freq=500")),
 }
-# The same for policies that are trained together with each method: shorter, since there are many.
+# The same for policies that are trained together with each method: shorter, because there are many.
 TRAINED = {
     "demo": ("demo.yaml", ("--val_share=0.2", "--max_steps=1200", "--num_steps_before_decay=800", "--log_freq=20")),
     "libero": ("libero_small.yaml", ("--val_share=0.3", "--max_steps=1200", "--num_steps_before_decay=800")),
@@ -38,7 +38,7 @@ TRAINED = {
 
 
 def train_policy(dataset: str, folder: Path, places: list[str]) -> None:
-    """Trains the policy whose hidden states are compared on, unless it is there."""
+    """Trains the policy that provides the hidden states, unless it exists."""
     recipe, settings = SETTINGS[dataset]
     config = flags.parse(
         ["--config_path", str(RECIPES / recipe), *settings, *places, f"--run_root_dir={folder}", f"--run_id_override={RUN}"]
@@ -51,7 +51,7 @@ def train_policy(dataset: str, folder: Path, places: list[str]) -> None:
 
 
 def compare(dataset: str, folder: Path, places: list[str], more: list[str]) -> int:
-    """Trains, caches and compares; returns the exit status of what failed, or 0."""
+    """Trains, caches and compares; returns the exit status of a failed command, or 0."""
     train_policy(dataset, folder, places)
     if not (folder / CACHE).exists():
         status = cli.main(["cache-hidden", "--checkpoint", str(folder / RUN), "--out", str(folder / CACHE)])
@@ -64,14 +64,14 @@ def compare(dataset: str, folder: Path, places: list[str], more: list[str]) -> i
 
 
 def compare_trained(dataset: str, folder: Path, places: list[str], seeds: int) -> None:
-    """Trains the policy anew with each method and seed, and compares."""
+    """Trains a new policy with each method and seed, and compares."""
     recipe, settings = TRAINED[dataset]
     base = flags.parse(["--config_path", str(RECIPES / recipe), *settings, *places])
     full.compare(base, list(full.FULL_METHODS), range(seeds), folder / "trained")
 
 
 def main() -> int:
-    """Compares on all datasets that were asked for."""
+    """Compares on all requested datasets."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder for everything; a folder a dataset")
     parser.add_argument("--datasets", nargs="+", choices=SETTINGS, help="(the demo, and LIBERO if --libero says where it is)")

@@ -1,4 +1,4 @@
-"""How fast does the data come? eosjax's loader beside a plain `tf.data` pipeline over the same TFRecords.
+"""Speed of data loading: eosjax's loader and a plain `tf.data` pipeline over the same TFRecords.
 
     python benchmarks/loader.py
     python benchmarks/loader.py --samples 5000 --rounds 1
@@ -9,11 +9,11 @@ actions, in batches of 64. Both contenders run one after the other on the same c
 `--data_root_dir` (a folder that holds libero_goal_no_noops/) a dataset is written to a cache folder first, and kept there.
 
 * samples/s: median over windows of 10 batches, the first 5 batches left out.
-* CPU ms a sample: of all threads together, which other load on the machine hardly changes.
+* CPU ms a sample: of all threads together; hardly affected by other load on the machine.
 * RSS growth: the largest resident set while the samples are read, over that before the first batch was asked for.
-* first batch: from nothing but imported modules to the first batch, at the beginning and resumed behind all the samples. eosjax computes
-  where that is; tf.data reads everything before it once more, though it need not decode the images. At its first run ever, eosjax
-  compiles what it does to the pixels, which takes some seconds once.
+* first batch: from nothing but imported modules to the first batch, at the beginning and resumed after all the samples. eosjax computes
+  the position; tf.data reads everything before it again, but without decoding the images. At the first run on a machine, eosjax also
+  compiles its pixel operations, which takes some seconds.
 """
 
 from __future__ import annotations
