@@ -11,14 +11,15 @@ The work: 64 rows of [7, 4096] enter, 16 of them positive, and 15 + 20 rows are 
   class already sorted, which saves work; they draw with replacement.
 * torch: two `collections.deque`s of cloned row tensors, `random.sample` and `torch.stack`; labels are host integers.
 
-The second table times `add` alone over the capacities: its cost must depend on the rows, not on the capacity.
+The second table times `add` alone over the capacities: its cost must depend on the rows, not on the capacity. The third
+table times the choice of the 15 + 20 slots alone: with `jax.random.choice`, as the buffer does it, and as the highest of
+one uniform number a slot.
 """
 
 from __future__ import annotations
 
 import argparse
 import collections
-import gc
 import importlib.util
 import random
 import statistics
@@ -81,6 +82,33 @@ def eosjax_add(capacity: int, dtype: str) -> Step:
     return step
 
 
+def choice_of_slots(key: jax.Array, held: jax.Array, n: int) -> jax.Array:
+    """n of the slots that are held (bool [capacity]), as `RingBuffer.draw` chooses them."""
+    return jax.random.choice(key, held.size, (n,), replace=False, p=held.astype(jnp.float32))
+
+
+def highest_uniforms(key: jax.Array, held: jax.Array, n: int) -> jax.Array:
+    """The same by one uniform number a slot."""
+    return jax.lax.top_k(jnp.where(held, jax.random.uniform(key, held.shape), -1.0), n)[1]
+
+
+def draw_step(draw: Callable[[jax.Array, jax.Array, int], jax.Array], capacity: int) -> Step:
+    """The choice of slots of both classes, both rings full."""
+    held, number = jnp.ones(capacity, bool), 0
+
+    @jax.jit
+    def run(seed, held):
+        positives, negatives = jax.random.split(jax.random.key(seed))
+        return draw(positives, held, SAMPLE_POSITIVE), draw(negatives, held, SAMPLE_NEGATIVE)
+
+    def step():
+        nonlocal number
+        number += 1
+        return jax.block_until_ready(run(number, held))
+
+    return step
+
+
 def flashbax_step(capacity: int, dtype: str) -> Step:
     """add + sample with an item buffer for each class."""
     import flashbax  # pyright: ignore[reportMissingImports]
@@ -126,9 +154,8 @@ def torch_step(capacity: int, dtype: str) -> Step:
 CONTENDERS = {"eosjax": eosjax_step, "flashbax": flashbax_step, "torch": torch_step}
 
 
-def median_ms(make: Callable[[int, str], Step], capacity: int, dtype: str, repeats: int) -> float:
+def median_ms(step: Step, repeats: int) -> float:
     """The median time of a step in milliseconds, after warm-up."""
-    step = make(capacity, dtype)
     for _ in range(3):
         step()
     times = []
@@ -136,13 +163,11 @@ def median_ms(make: Callable[[int, str], Step], capacity: int, dtype: str, repea
         start = time.perf_counter()
         step()
         times.append(1e3 * (time.perf_counter() - start))
-    del step
-    gc.collect()
     return statistics.median(times)
 
 
 def main() -> None:
-    """Prints both tables."""
+    """Prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--capacities", type=int, nargs="+", default=[50, 1000, 10000], help="rows held of each class")
     parser.add_argument("--dtypes", nargs="+", default=["bfloat16", "float32"])
@@ -161,14 +186,19 @@ def main() -> None:
     print(f"{'dtype':10}{'capacity':>10}" + "".join(f"{name:>22}" for name in contenders))
     for dtype in args.dtypes:
         for capacity in args.capacities:
-            cells = [median_ms(make, capacity, dtype, args.repeats) for make in contenders.values()]
+            cells = [median_ms(make(capacity, dtype), args.repeats) for make in contenders.values()]
             shown = "".join(f"{cell:>12.2f} ({cell / cells[0]:>6.1f}x)" for cell in cells)
             print(f"{dtype:10}{capacity:>10}{shown}", flush=True)
 
     print(f"\nadd alone, bfloat16; (x) = times capacity {args.capacities[0]}")
-    cells = [median_ms(eosjax_add, capacity, "bfloat16", args.repeats) for capacity in args.capacities]
+    cells = [median_ms(eosjax_add(capacity, "bfloat16"), args.repeats) for capacity in args.capacities]
     for capacity, cell in zip(args.capacities, cells, strict=True):
         print(f"{capacity:>10}{cell:>12.2f} ({cell / cells[0]:.2f}x)")
+
+    print(f"\nchoice of {SAMPLE_POSITIVE} + {SAMPLE_NEGATIVE} slots alone\n{'capacity':>10}{'choice':>12}{'uniforms':>12}")
+    for capacity in args.capacities:
+        cells = [median_ms(draw_step(draw, capacity), args.repeats) for draw in (choice_of_slots, highest_uniforms)]
+        print(f"{capacity:>10}" + "".join(f"{cell:>12.3f}" for cell in cells))
 
 
 if __name__ == "__main__":

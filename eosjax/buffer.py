@@ -136,11 +136,10 @@ class RingBuffer:
         """
         if n > self.capacity:
             raise ValueError(f"n: expected at most the capacity ({self.capacity}), got {n}")
-        # The n highest of one random number a row. `jax.random.choice(p=...)` would return empty slots as well.
-        score = jax.random.uniform(key, (self.capacity,))
-        score = jnp.where(jnp.arange(self.capacity) < state.count, score, -1.0)
-        _, slots = jax.lax.top_k(score, n)
-        return slots, jnp.arange(n) < state.count
+        held = (jnp.arange(self.capacity) < state.count).astype(jnp.float32)
+        # Without replacement, choice takes slots of probability 0 when the others are used up: the empty ones come last.
+        slots = jax.random.choice(key, self.capacity, (n,), replace=False, p=held)
+        return slots.astype(jnp.int32), jnp.arange(n) < state.count
 
     def take(self, state: RingState, slots: jax.Array) -> PyTree:
         """The rows at `slots` i32 [n], each within the capacity, as leaves [n ...]. Slots never written hold zeros."""

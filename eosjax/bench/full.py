@@ -41,6 +41,7 @@ from eosjax.reports.tables import markdown
 from eosjax.runs.data import RunData, episode_ends, open_data
 from eosjax.runs.load import SavedRun, load_run, restore_part
 from eosjax.runs.policy_source import PolicySource
+from eosjax.training.keys import evaluation_keys
 from eosjax.training.loop import run
 from eosjax.training.state import init_state, make_buffer, make_learner
 from eosjax.types import Batch, UserError
@@ -172,8 +173,8 @@ def hidden_fn(policy: Policy) -> Callable[[Params, Batch], jax.Array]:
 
     @jax.jit
     def hidden(params: Params, batch: Batch) -> jax.Array:
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), batch.key)  # as `training.step.predict`
-        return policy.act(params, Observation(batch.images, batch.input_ids, batch.attn_mask, batch.proprio), keys).hidden
+        seen = Observation(batch.images, batch.input_ids, batch.attn_mask, batch.proprio)
+        return policy.act(params, seen, evaluation_keys(batch.key)).hidden
 
     return hidden
 

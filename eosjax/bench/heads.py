@@ -18,6 +18,7 @@ from jax import lax
 
 from eosjax.config import TrainConfig
 from eosjax.models.heads import EosHead
+from eosjax.training.keys import forward_keys, run_keys
 from eosjax.training.objectives import EosObjective, EosRows
 from eosjax.training.optim import make_optimizer
 
@@ -69,7 +70,7 @@ class HeadTrainer:
         """
 
         def init(seed: jax.Array, learning_rate: jax.Array) -> Runs:
-            init_key, key = jax.random.split(jax.random.key(seed))
+            init_key, key = run_keys(seed)
             params = {_PART: self.head.init(init_key, rows.hidden[0])["params"]}
             state = self.objective.init(jax.ShapeDtypeStruct((), jnp.int32))
             return Runs(jnp.zeros((), jnp.int32), params, self._optimizer.init(params), state, learning_rate, key)
@@ -95,15 +96,15 @@ class HeadTrainer:
         return lax.scan(update, runs, feed)
 
     def _update(self, rows: Rows, run: Runs, feed: jax.Array) -> tuple[Runs, dict[str, jax.Array]]:
-        draw_key, dropout_key = jax.random.split(jax.random.fold_in(run.key, run.step))
+        keys = forward_keys(jax.random.fold_in(run.key, run.step))
         valid = rows.valid[feed]
         fresh = EosRows(feed, rows.labels[feed], valid, 1 / jnp.maximum(jnp.sum(valid, dtype=jnp.float32), 1.0))
 
         def loss(params: Any) -> tuple[jax.Array, Any]:
             def head(numbers: jax.Array) -> jax.Array:
-                return self._apply(params[_PART], rows.hidden[numbers], deterministic=False, rngs={"dropout": dropout_key})
+                return self._apply(params[_PART], rows.hidden[numbers], deterministic=False, rngs={"dropout": keys.head_dropout})
 
-            term = self.objective.loss(head, run.objective, fresh, draw_key)
+            term = self.objective.loss(head, run.objective, fresh, keys)
             return term.loss, term
 
         grads, term = jax.grad(loss, has_aux=True)(run.params)

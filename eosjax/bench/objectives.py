@@ -29,11 +29,11 @@ class DetachedLogits(EosObjective):
         """An empty buffer of logits."""
         return self.buffer.init(jax.ShapeDtypeStruct((), jnp.float32))
 
-    def loss(self, head, state, rows, key, axis_name=None) -> EosTerm:
+    def loss(self, head, state, rows, keys, axis_name=None) -> EosTerm:
         """The cross-entropy of the stored logits of a draw; its gradient is zero, so that it never counts as an update."""
         logits, labels, valid = all_gather((head(rows.hidden), *rows[1:3]), axis_name)
         state = self.buffer.add(state, logits, labels, valid)  # which detaches
-        sample = self.buffer.sample(state, key)
+        sample = self.buffer.sample(state, keys.draw)
         loss = losses.balanced_bce(sample.items, sample.labels, sample.weights)
         return EosTerm(loss, state, eos_sums(sample.items, sample, loss, jnp.zeros((), bool), self.threshold))
 
@@ -42,9 +42,9 @@ class DetachedLogits(EosObjective):
 class EmptiedBuffer(BufferObjective):
     """The mistake of emptying a small buffer at each use: every row counts once at most, and most updates are waited for."""
 
-    def loss(self, head, state, rows, key, axis_name=None) -> EosTerm:
+    def loss(self, head, state, rows, keys, axis_name=None) -> EosTerm:
         """As `BufferObjective`; behind a draw the buffer is empty."""
-        term = super().loss(head, state, rows, key, axis_name)
+        term = super().loss(head, state, rows, keys, axis_name)
         drawn = term.sums["eos_updates"] > 0
         emptied = dataclasses.replace(term.state, positive=_emptied(term.state.positive), negative=_emptied(term.state.negative))
         return term._replace(state=jax.tree.map(lambda new, old: jnp.where(drawn, new, old), emptied, term.state))
@@ -74,10 +74,10 @@ class BufferAndFresh(EosObjective):
         """That of the memory."""
         return self.buffered.init(item)
 
-    def loss(self, head, state, rows, key, axis_name=None) -> EosTerm:
+    def loss(self, head, state, rows, keys, axis_name=None) -> EosTerm:
         """The sum of both; there is an update in every forward pass."""
-        old = self.buffered.loss(head, state, rows, key, axis_name)
-        new = FreshObjective(self.threshold, "bce", share_of_ends=0.5).loss(head, None, rows, key, axis_name)  # BCE needs no share
+        old = self.buffered.loss(head, state, rows, keys, axis_name)
+        new = FreshObjective(self.threshold, "bce", share_of_ends=0.5).loss(head, None, rows, keys, axis_name)  # BCE needs no share
         on = (old.state.adds > self.warmup).astype(jnp.float32)
         sums = {name: new.sums[name] + on * old.sums[name] for name in new.sums}
         sums["eos_loss"] = self.fresh_weight * new.sums["eos_loss"] + on * old.sums["eos_loss"]

@@ -32,6 +32,7 @@ from eosjax.training import metrics
 from eosjax.training.data_checks import check_ends, describe_data, tune_counts
 from eosjax.training.host_memory import keep_freed_memory
 from eosjax.training.interrupt import stop_signals
+from eosjax.training.keys import run_keys
 from eosjax.training.logging import Console, MetricWriter, check_wandb, eos_line, waiting_line
 from eosjax.training.parallel import DataParallel, Device, choose_devices
 from eosjax.training.preflight import check_paths
@@ -149,7 +150,7 @@ class _Trainer:
         self._finish(step, validation)
 
     def _init(self, learner: Learner, pretrained: Pretrained | None) -> tuple[TrainState, Params]:
-        init_key, run_key = jax.random.split(jax.random.key(self.config.seed))
+        init_key, run_key = run_keys(self.config.seed)
         example = self.data.train.batch(np.zeros(1, np.int64))
         params = jax.jit(lambda key: init_params(learner.policy, learner.eos_head, example, key, with_base=pretrained is None))(init_key)
         if pretrained is not None:

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from eosjax import losses
 from eosjax.buffer import BalancedBuffer, BalancedBufferState
 from eosjax.training.collectives import all_gather, pmean, psum
+from eosjax.training.keys import ForwardKeys
 from eosjax.training.metrics import eos_sums
 from eosjax.types import EosSample
 
@@ -59,14 +60,14 @@ class EosObjective(abc.ABC):
         """The state before the first update: a pytree of arrays, or None. `item`: the hidden states [a d] of one row."""
 
     @abc.abstractmethod
-    def loss(self, head: HeadFn, state: Any, rows: EosRows, key: jax.Array, axis_name: str | None = None) -> EosTerm:
+    def loss(self, head: HeadFn, state: Any, rows: EosRows, keys: ForwardKeys, axis_name: str | None = None) -> EosTerm:
         """The loss of a forward pass; to be called within the differentiated function.
 
         Args:
           head: the EOS head with the parameters that are differentiated.
           state: of the objective; the same on every device.
           rows: of this device.
-          key: the same on every device.
+          keys: of the forward pass, of which an objective uses `intake` and `draw`.
           axis_name: of the mapped axis, or None.
         """
 
@@ -88,13 +89,13 @@ class BufferObjective(EosObjective):
         """An empty buffer."""
         return self.buffer.init(item)
 
-    def loss(self, head, state, rows, key, axis_name=None) -> EosTerm:
+    def loss(self, head, state, rows, keys, axis_name=None) -> EosTerm:
         """The mean over a draw; exactly 0, without gradient, while the buffer is not ready."""
         hidden, labels, valid = all_gather(rows[:3], axis_name)
         if self.age_match:
-            valid = match_intake(labels, valid, jax.random.fold_in(key, 1))
+            valid = match_intake(labels, valid, keys.intake)
         state = self.buffer.count_update(self.buffer.add(state, hidden, labels, valid))
-        sample = self.buffer.sample(state, key)
+        sample = self.buffer.sample(state, keys.draw)
         logits = head(sample.items)
         loss = losses.balanced_bce(logits, sample.labels, sample.weights)
         return EosTerm(loss, state, eos_sums(logits, sample, loss, self.buffer.can_sample(state), self.threshold))
@@ -133,7 +134,7 @@ class FreshObjective(EosObjective):
         """None: nothing is kept."""
         return None
 
-    def loss(self, head, state, rows, key, axis_name=None) -> EosTerm:
+    def loss(self, head, state, rows, keys, axis_name=None) -> EosTerm:
         """The mean over all valid rows of the update. Raises `ValueError` without `share_of_ends`."""
         if self.share_of_ends is None:
             raise ValueError(f"share_of_ends: expected a number for the loss {self.kind!r}, got None")

@@ -44,7 +44,7 @@ class TrainState:
     trainable: Params
     opt_state: optax.OptState
     buffer: BalancedBufferState | None  # None where the EOS head learns from fresh rows, or there is none
-    rng: jax.Array  # the run's key; never advanced, folded with `step` at each use
+    rng: jax.Array  # the run's key; never advanced (see `training.keys`)
     window: dict[str, jax.Array]  # sums of the metrics since the last log line
 
 

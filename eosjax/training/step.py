@@ -22,6 +22,7 @@ from eosjax.buffer import BalancedBufferState
 from eosjax.models.policies import Observation, Params
 from eosjax.training import metrics
 from eosjax.training.collectives import pmean, psum
+from eosjax.training.keys import ForwardKeys, evaluation_keys, sample_keys, step_keys
 from eosjax.training.objectives import EosRows
 from eosjax.training.state import Learner, TrainState, sum_names
 from eosjax.types import Batch
@@ -70,7 +71,7 @@ def train_step(
         (_, (buffer, new_sums)), new_grads = differentiate(learner, state.trainable, frozen, buffer, *inputs, scales, axis_name)
         return (buffer, *jax.tree.map(jnp.add, (grads, sums), (new_grads, new_sums))), None
 
-    keys = jax.random.split(jax.random.fold_in(state.rng, state.step), learner.micro_batches)
+    keys = step_keys(state.rng, state.step, learner.micro_batches)
     start = (state.buffer, jax.tree.map(jnp.zeros_like, state.trainable), metrics.zero_sums(sum_names(learner)))
     (buffer, grads, sums), _ = lax.scan(accumulate, start, (micro_batches, keys))
     grads = pmean(jax.tree.map(lambda g: g / learner.micro_batches, grads), axis_name)
@@ -95,7 +96,7 @@ def train_step(
 
 def predict(learner: Learner, trainable: Params, frozen: Params, batch: Batch) -> Predictions:
     """Action error and EOS logits of a batch, without dropout; rows that only fill the batch (`valid` False) count nothing."""
-    done = learner.policy.act({**frozen, **trainable}, _seen(batch), _sample_keys(jax.random.key(0), batch))
+    done = learner.policy.act({**frozen, **trainable}, _seen(batch), evaluation_keys(batch.key))
     logits = jnp.zeros(batch.eos.shape)
     if learner.eos_head is not None:
         logits = _apply(learner.eos_head, {"params": trainable["eos_head"]}, done.hidden)
@@ -108,15 +109,15 @@ def _total_loss(
     frozen: Params,
     buffer: BalancedBufferState | None,
     batch: Batch,
-    key: jax.Array,
+    keys: ForwardKeys,
     scales: _Scales,
     axis_name: str | None,
 ) -> tuple[jax.Array, tuple[BalancedBufferState | None, dict[str, jax.Array]]]:
     """Loss of one micro-batch on one device; beside it the buffer with that micro-batch in it, and the sums to log."""
-    draw_key, head_key, adapter_key = jax.random.split(key, 3)
+    adapter_key = keys.adapter_dropout
     if axis_name:  # each device drops its own adapter inputs, while the draw and the head must be the same everywhere
         adapter_key = jax.random.fold_in(adapter_key, lax.axis_index(axis_name))
-    params, noise_keys = {**frozen, **trainable}, _sample_keys(jax.random.fold_in(draw_key, 0), batch)
+    params, noise_keys = {**frozen, **trainable}, sample_keys(keys.noise, batch.key)
     hidden, sums = learner.policy.loss(params, _seen(batch), batch.actions, batch.valid, noise_keys, adapter_key)
     action_loss = sums["action_sum"] * scales.numbers
     head, objective = learner.eos_head, learner.objective
@@ -129,19 +130,14 @@ def _total_loss(
     rows = EosRows(*columns, scale=scales.rows)
 
     def logits_of(hidden: jax.Array) -> jax.Array:
-        return _apply(head, {"params": trainable["eos_head"]}, hidden, deterministic=False, rngs={"dropout": head_key})
+        return _apply(head, {"params": trainable["eos_head"]}, hidden, deterministic=False, rngs={"dropout": keys.head_dropout})
 
-    term = objective.loss(logits_of, buffer, rows, draw_key, axis_name)
+    term = objective.loss(logits_of, buffer, rows, keys, axis_name)
     return action_loss + learner.lambda_eos * term.loss, (term.state, sums | term.sums)
 
 
 def _seen(batch: Batch) -> Observation:
     return Observation(batch.images, batch.input_ids, batch.attn_mask, batch.proprio)
-
-
-def _sample_keys(key: jax.Array, batch: Batch) -> jax.Array:
-    """A key for each sample, wherever in the batch and on whichever device it is."""
-    return jax.vmap(jax.random.fold_in, (None, 0))(key, batch.key)
 
 
 def _add_to_window(state: TrainState, sums: dict[str, jax.Array], log_freq: int) -> dict[str, jax.Array]:

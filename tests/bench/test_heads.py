@@ -12,6 +12,7 @@ from eosjax.bench.heads import BLOCK, HeadTrainer, Rows
 from eosjax.bench.objectives import BufferAndFresh, DetachedLogits
 from eosjax.buffer import BalancedBuffer
 from eosjax.models.heads import EosHead
+from eosjax.training.keys import forward_keys, run_keys
 from eosjax.training.objectives import BufferObjective, EosRows, FreshObjective
 
 BUFFER = BalancedBuffer(6, 2, 3, 3, 4)
@@ -46,13 +47,15 @@ def trained(objective, rows, seeds, rates, numbers):
 
 @functools.cache
 def gradient_of(objective):
-    """A function (params, state, rows, draw key, dropout key) -> (gradient, term) of an ordinary head on hidden states."""
+    """A function (params, state, rows, key) -> (gradient, term) of an ordinary head on hidden states."""
 
-    def loss(params, state, fresh, draw_key, dropout_key):
+    def loss(params, state, fresh, key):
+        keys = forward_keys(key)
+
         def run(hidden):
-            return EosHead(4, 0.3).apply({"params": params}, hidden, deterministic=False, rngs={"dropout": dropout_key})
+            return EosHead(4, 0.3).apply({"params": params}, hidden, deterministic=False, rngs={"dropout": keys.head_dropout})
 
-        term = objective.loss(run, state, fresh, draw_key)
+        term = objective.loss(run, state, fresh, keys)
         return term.loss, term
 
     return jax.jit(jax.grad(loss, has_aux=True))
@@ -60,16 +63,15 @@ def gradient_of(objective):
 
 def one_by_one(objective, rows, seed, rate, numbers):
     """An ordinary loop: hidden states in the buffer, torch's AdamW, and no update where there is nothing to learn from."""
-    init_key, key = jax.random.split(jax.random.key(seed))
+    init_key, key = run_keys(seed)
     params = EosHead(4, 0.3).init(init_key, rows.hidden[0])["params"]
     state, updated = objective.init(jax.ShapeDtypeStruct(rows.hidden.shape[1:], jnp.float32)), 0
     adam = optax.scale_by_adam()
     direct, moments = jax.jit(adam.update), adam.init(params)
     for step, chosen in enumerate(numbers):
-        draw_key, dropout_key = jax.random.split(jax.random.fold_in(key, step))
         valid = rows.valid[chosen]
         fresh = EosRows(rows.hidden[chosen], rows.labels[chosen], valid, 1 / valid.sum())
-        gradient, term = gradient_of(objective)(params, state, fresh, draw_key, dropout_key)
+        gradient, term = gradient_of(objective)(params, state, fresh, jax.random.fold_in(key, step))
         state = term.state
         if term.sums["eos_updates"]:
             updated += 1

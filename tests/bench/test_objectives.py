@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from eosjax.bench.methods import all_methods
 from eosjax.bench.objectives import BufferAndFresh, DetachedLogits, EmptiedBuffer
 from eosjax.buffer import BalancedBuffer
+from eosjax.training.keys import forward_keys
 from eosjax.training.objectives import BufferObjective, EosRows
 
 SMALL = BalancedBuffer(8, 2, 3, 2, 3)
@@ -29,7 +30,7 @@ def rows(values, labels, valid=None):
 def jitted_step(objective):
     def step(weight, state, batch, key):
         def loss(weight):
-            term = objective.loss(lambda x: weight * x, state, batch, key)
+            term = objective.loss(lambda x: weight * x, state, batch, forward_keys(key))
             return term.loss, term
 
         (value, term), gradient = jax.value_and_grad(loss, has_aux=True)(weight)

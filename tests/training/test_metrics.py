@@ -69,6 +69,14 @@ def test_row_of_a_window():
     assert {name: result[name] for name in expected} == pytest.approx(expected)
 
 
+def test_columns_count_updates_where_an_update_has_several_micro_batches():
+    """Ages come in additions to the buffer, of which an update makes one for each micro-batch."""
+    result = row(2, steps=4.0, eos_loss=1.2, eos_updates=4.0, true_positive=4.0, true_negative=6.0, age_positive=8.0, age_negative=3.0)
+    expected = {"age_positive": 1.0, "age_negative": 0.25, "updated": 0.5, "loss": 0.3}
+    assert {name: result[f"train/eos_{name}"] for name in expected} == pytest.approx(expected)
+    assert result["train/total_loss"] == pytest.approx(2.0 * 1.2 / 8)
+
+
 def test_row_while_waiting_is_all_numbers():
     result = row(steps=3.0, action_sum=1.0, action_count=2.0)
     assert result["train/eos_loss"] == result["train/eos_updated"] == result["train/eos_f1"] == 0.0

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from eosjax import losses
 from eosjax.buffer import BalancedBuffer
 from eosjax.config import ConfigError, TrainConfig
+from eosjax.training.keys import forward_keys
 from eosjax.training.objectives import BufferObjective, EosRows, FreshObjective, match_intake
 
 SHARE = 0.1
@@ -31,6 +32,7 @@ def head_of(weight):
 
 
 WEIGHT = jnp.arange(1.0, 7.0) / 5
+KEYS = forward_keys(jax.random.key(1))
 
 
 def by_the_book(kind, logits, labels):
@@ -63,7 +65,7 @@ def test_gradients_stay_finite_where_the_head_is_certain(kind):
 @pytest.mark.parametrize("kind", losses.FRESH_LOSSES)
 def test_a_fresh_loss_is_the_mean_over_valid_rows(kind):
     rows = random_rows(12)
-    term = FreshObjective(0.5, kind, SHARE).loss(head_of(WEIGHT), None, rows, jax.random.key(0))
+    term = FreshObjective(0.5, kind, SHARE).loss(head_of(WEIGHT), None, rows, KEYS)
     logits = np.asarray(head_of(WEIGHT)(rows.hidden))
     valid = np.asarray(rows.valid)
     assert term.loss == pytest.approx(by_the_book(kind, logits, np.asarray(rows.labels))[valid].mean(), rel=1e-4)
@@ -81,7 +83,7 @@ def test_every_fresh_loss_is_a_flag():
 
 def test_a_fresh_loss_needs_to_know_the_share_of_ends():
     with pytest.raises(ValueError, match="share_of_ends: expected a number for the loss 'bce', got None"):
-        FreshObjective(0.5, "bce", None).loss(head_of(WEIGHT), None, random_rows(4), jax.random.key(0))
+        FreshObjective(0.5, "bce", None).loss(head_of(WEIGHT), None, random_rows(4), KEYS)
 
 
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=30), st.integers(0, 5))
@@ -104,7 +106,7 @@ def test_matched_intake_chooses_at_random():
 def test_matched_rings_have_the_same_age(age_match):
     objective = BufferObjective(0.5, BUFFER, age_match)
     state = objective.init(ITEM)
-    step = jax.jit(lambda state, rows, key: objective.loss(head_of(WEIGHT), state, rows, key))
+    step = jax.jit(lambda state, rows, key: objective.loss(head_of(WEIGHT), state, rows, forward_keys(key)))
     for number in range(40):
         state = step(state, random_rows(16, seed=number, share=0.1), jax.random.key(number)).state
     ages = [float(state.adds - jnp.mean(ring.born)) for ring in (state.positive, state.negative)]
@@ -120,11 +122,11 @@ OBJECTIVES = {
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_two_devices_are_one(name):
-    objective, rows, key = OBJECTIVES[name], random_rows(12), jax.random.key(1)
+    objective, rows = OBJECTIVES[name], random_rows(12)
 
     def update(weight, state, rows, axis_name=None):
         def loss(weight):
-            term = objective.loss(head_of(weight), state, rows, key, axis_name)
+            term = objective.loss(head_of(weight), state, rows, KEYS, axis_name)
             return term.loss, term
 
         gradient, term = jax.grad(loss, has_aux=True)(weight)

@@ -170,7 +170,7 @@ def without_key_biases(trainable):
 def test_devices_do_not_change_the_run(batches, devices, kind, updates):
     results = []
     for count in (1, devices):
-        learner, state, frozen = build(kind=kind)
+        learner, state, frozen = build(kind=kind, eos_dropout=0.5)  # the head drops the same on every device
         start = jax.device_get(state.trainable)
         parallel = DataParallel(learner, jax.devices()[:count])
         state = parallel.replicate(jax.tree.map(jnp.copy, state))  # the step donates it
@@ -182,6 +182,7 @@ def test_devices_do_not_change_the_run(batches, devices, kind, updates):
     chex.assert_trees_all_equal(one.buffer.positive.born, many.buffer.positive.born)
     contents = [learner.objective.buffer.contents(state.buffer) for state in (one, many)]
     chex.assert_trees_all_close(*contents, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(one_metrics.last["eos_head_grad_norm"], many_metrics.last["eos_head_grad_norm"], rtol=1e-2)
     before, alone, together = (ravel_pytree(without_key_biases(each))[0] for each in (start, one.trainable, many.trainable))
     assert np.linalg.norm(together - alone) < 0.05 * np.linalg.norm(alone - before)
     chex.assert_trees_all_close(one_metrics, many_metrics, rtol=1e-3, atol=1e-3)
@@ -254,6 +255,19 @@ def test_the_window_sums_what_happened_since_the_log_line(batches):
         losses_seen.append(single)
         assert int(metrics.window["steps"]) == len(losses_seen)
         np.testing.assert_allclose(metrics.window["eos_loss"], sum(losses_seen), rtol=1e-5)
+
+
+def test_the_logged_learning_rate_is_that_of_the_update(batches):
+    learner, state, frozen = build(lr_warmup_steps=4, use_eos_classification=False)
+    start, bias = 1e-4, state.trainable["action_head"]["fc2"]["bias"]  # a tenth of the peak; Adam's first update is of that size
+    assert not np.any(bias)
+    logged = []
+    for batch in batches[:3]:
+        state, metrics = jitted_step(learner)(state, frozen, batch)
+        logged.append(float(metrics.last["learning_rate"]))
+        if len(logged) == 1:
+            np.testing.assert_allclose(np.abs(state.trainable["action_head"]["fc2"]["bias"]), start, rtol=1e-3)
+    np.testing.assert_allclose(logged, [start, 3.25e-4, 5.5e-4], rtol=1e-5)
 
 
 def test_predictions_ignore_rows_that_fill_the_batch(batches):
