@@ -11,6 +11,7 @@ TRAIN_MODULES = (
     "array_record",
     "draccus",
     "grain",
+    "jinja2",
     "matplotlib",
     "pyarrow",
     "sklearn",

@@ -106,7 +106,7 @@ print(*sorted({{name.split(".")[0] for name in set(sys.modules) - before}} & set
 
 
 def test_data_commands_come_without_jax_and_tensorflow():
-    heavy = ("jax", "flax", "tensorflow", "tensorflow_datasets", "matplotlib", "sklearn")
+    heavy = ("jax", "flax", "tensorflow", "tensorflow_datasets", "matplotlib", "jinja2", "sklearn")
     code = f"""
 import sys, importlib
 from eosjax.cli import COMMANDS
@@ -116,6 +116,12 @@ for name in ("prepare", "inspect", "label", "score"):
     importlib.import_module("eosjax.cli." + name)
 print([m for m in {heavy} if m in sys.modules])
 """
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+@pytest.mark.parametrize("modules", ["eosjax.reports.tables", "eosjax.cli.prepare, eosjax.cli.label, eosjax.cli.plan"])
+def test_tables_come_without_plots_and_pages(modules):
+    code = f"import sys, {modules}; print([m for m in ('matplotlib', 'jinja2') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 

@@ -35,8 +35,9 @@ from eosjax.ends.operating_points import OperatingPoint, cross_fit, selection
 from eosjax.ends.protocols import ChunkedEpisode
 from eosjax.models.parts import abstract_params, split_params
 from eosjax.models.policies import Observation, Params, Policy
-from eosjax.reports import bench_plots
+from eosjax.reports.bench_plots import policy_curves
 from eosjax.reports.bench_tables import buffer_rows, policy_quality
+from eosjax.reports.plots import svg
 from eosjax.reports.tables import markdown
 from eosjax.runs.data import RunData, episode_ends, open_data
 from eosjax.runs.load import SavedRun, load_run, restore_part
@@ -282,6 +283,6 @@ def compare(base: TrainConfig, methods: Sequence[str], seeds: Sequence[int], fol
     (folder / "summary.md").write_text(tables + "\n")
     if DEFAULT in methods:
         runs = [configs_of[DEFAULT, seed].run_dir for seed in seeds]
-        figure = bench_plots.policy_curves(runs, f"{base.dataset_name}, {DEFAULT}")
-        (folder / "curves.svg").write_bytes(bench_plots.encode(figure, "svg"))
+        figure = policy_curves(runs, f"{base.dataset_name}, {DEFAULT}")
+        (folder / "curves.svg").write_bytes(svg(figure))
     print(tables)

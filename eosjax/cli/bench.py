@@ -19,8 +19,9 @@ from eosjax.bench import sweep
 from eosjax.bench.cache import HiddenCache, open_cache
 from eosjax.bench.methods import REFERENCE, Method, choose, with_and_without_memory
 from eosjax.cli.common import write_bytes, write_text
-from eosjax.reports import bench_plots
+from eosjax.reports.bench_plots import head_curves
 from eosjax.reports.bench_tables import edge_of_grid, head_quality, head_training
+from eosjax.reports.plots import png, svg
 from eosjax.reports.tables import markdown, table
 from eosjax.types import UserError
 
@@ -61,7 +62,9 @@ def run(args: argparse.Namespace) -> int:
     results = _run_methods(args.out, bench, methods)
     baselines = _kept(args.out / BASELINES, lambda: sweep.run_baselines(bench))
     quality, training = head_quality(results, baselines), head_training(results)
-    _write_curves(args.out, results)
+    curves = head_curves(with_and_without_memory(results), REFERENCE)
+    write_bytes(args.out / "curves.png", png(curves))
+    write_bytes(args.out / "curves.svg", svg(curves))
     write_text(args.out / SUMMARY, "\n\n".join([markdown(quality), markdown(training)]) + "\n")
     # The results come last: a folder that has them is complete.
     write_text(args.out / RESULTS, json.dumps({**about, "results": results, "baselines": baselines}, indent=1, allow_nan=False) + "\n")
@@ -115,12 +118,6 @@ def _kept(path: Path, make: Callable[[], Any]) -> Any:
     if not path.exists():
         write_text(path, json.dumps(_jsonable(make()), indent=1, allow_nan=False) + "\n")
     return json.loads(path.read_text())
-
-
-def _write_curves(out: Path, results: list[dict[str, Any]]) -> None:
-    figure = bench_plots.head_curves(with_and_without_memory(results), REFERENCE)
-    for kind in ("png", "svg"):
-        write_bytes(out / f"curves.{kind}", bench_plots.encode(figure, kind))
 
 
 def _jsonable(value: Any) -> Any:

@@ -1,14 +1,13 @@
 """Runs the policy of a training run over the episodes that it was validated on, and measures how well it tells the ends of sub-steps.
 
 Writes metrics.json and report.html, like `eosjax score`, with pictures: by what every step is judged in (dense protocol), and by what fires
-where a robot would plan (deployed protocol), at the operating point that is stored with the checkpoint; beside them simple rules."""
+where a robot would plan (deployed protocol), at the operating point that is stored with the checkpoint; and baselines without images."""
 
 from __future__ import annotations
 
 import argparse
 import functools
 import sys
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +23,8 @@ from eosjax.ends.baselines import baselines_on
 from eosjax.ends.measure import NMS_WINDOW
 from eosjax.ends.operating_points import OperatingPoint, cross_fit, selection
 from eosjax.models.parts import split_params
-from eosjax.reports import page
 from eosjax.reports.evaluation import PolicyEvaluation
-from eosjax.reports.event_page import figure_table, render
-from eosjax.reports.tables import comparison_rows, delay_row, event_rows
+from eosjax.reports.pages import evaluate_page
 from eosjax.runs.data import RunData, episode_ends
 from eosjax.runs.load import SavedRun
 from eosjax.training.parallel import DataParallel, choose_devices
@@ -71,8 +68,7 @@ def run(args: argparse.Namespace) -> int:
         title, found.episodes, point, without, baselines_on(data.mixture, data.train.anchors, source.episodes), args.nms
     )
     pictures = functools.partial(_pictures, source)
-    html = render("eosjax evaluate", report.dense, pictures, _sections(report))
-    paths = write_report(out, report.to_json(), html)
+    paths = write_report(out, report.to_json(), evaluate_page(report, pictures))
     action_loss = f"action loss              {found.action_loss:.4f}"
     print("\n\n".join([report.to_text(), action_loss, "\n".join(f"written: {path}" for path in paths)]))
     return 0
@@ -107,17 +103,6 @@ def _points_without(
     if args.split != "val" or args.threshold is not None or not point.episodes or len(found.episodes) < 2:
         return []
     return cross_fit(found.episodes, selection(saved.config, saved.record["share_of_ends"], episode_ends(data.train)))
-
-
-def _sections(report: PolicyEvaluation) -> list[str]:
-    """What the page has beside the dense protocol."""
-    deployed = f"<p>{escape(report.deployed_sentence())}.</p>{figure_table(event_rows(report.deployed))}"
-    delays = page.table(("", "figures"), [delay_row(report.deployed)])
-    return [
-        page.section("As deployed", deployed + delays),
-        page.section("Probabilities of single chunks", figure_table(report.reliability_rows())),
-        page.section("Beside rules that do not look", figure_table(comparison_rows(report.comparison))),
-    ]
 
 
 def _pictures(source: SampleSource, episode: int, step: int) -> tuple[bytes, ...]:

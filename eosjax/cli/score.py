@@ -14,7 +14,6 @@ from eosjax.cli import common
 from eosjax.ends.measure import NMS_WINDOW
 from eosjax.ends.score_file import read_scores
 from eosjax.reports.evaluation import ScoreEvaluation
-from eosjax.reports.event_page import render
 from eosjax.types import UserError
 
 METRICS, PAGE = "metrics.json", "report.html"
@@ -39,9 +38,11 @@ def run(args: argparse.Namespace) -> int:
     if args.nms < 0:
         raise UserError(f"--nms: expected 0 steps or more, got {args.nms}")
     refuse_results(args.out)
-    report = ScoreEvaluation.of(args.file.name, read_scores(args.file), args.threshold, args.nms)
-    paths = write_report(args.out, report.to_json(), render("eosjax score", report))
-    print("\n\n".join([report.to_text(), "\n".join(f"written: {path}" for path in paths)]))
+    evaluation = ScoreEvaluation.of(args.file.name, read_scores(args.file), args.threshold, args.nms)
+    from eosjax.reports.pages import score_page  # loads matplotlib: after the flags and the file, a wrong one is answered at once
+
+    paths = write_report(args.out, evaluation.to_json(), score_page(evaluation))
+    print("\n\n".join([evaluation.to_text(), "\n".join(f"written: {path}" for path in paths)]))
     return 0
 
 

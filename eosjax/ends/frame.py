@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from eosjax.ends.ranking import Ranking
+from eosjax.ends.ranking import Curve, Ranking
 
 BINS = 15  # of the calibration error
 
@@ -63,8 +63,17 @@ def average_precision(ends: np.ndarray, scores: np.ndarray) -> float:
       ends: bool [n].
       scores: f64 [n], higher means more likely an end.
     """
-    one_episode = Ranking.of(scores, ends, np.zeros(ends.size, np.int64), np.array([ends.sum()]))
-    return one_episode.curve(np.ones(1, np.int64)).average_precision(interpolated=False)
+    return frame_curve(ends, scores).average_precision(interpolated=False)
+
+
+def frame_curve(ends: np.ndarray, scores: np.ndarray) -> Curve:
+    """Counts of single steps at every threshold.
+
+    Args:
+      ends: bool [n].
+      scores: f64 [n], higher means more likely an end.
+    """
+    return Ranking.of(scores, ends, np.zeros(ends.size, np.int64), np.array([ends.sum()])).curve(np.ones(1, np.int64))
 
 
 @dataclasses.dataclass(frozen=True)

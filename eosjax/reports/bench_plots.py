@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,11 +9,11 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from eosjax.config import METRICS_FILE
 from eosjax.ends.events import MAIN_COLLAR
+from eosjax.reports.plots import INK, RULE, new_figure, style
 
 _PANELS = (("frame_ap", "frame average precision"), ("event_f1", f"best event F1 ±{MAIN_COLLAR}"))
 _CURVES = (
@@ -24,34 +23,26 @@ _CURVES = (
 )
 
 
+@style()
 def head_curves(columns: Mapping[str, Sequence[Mapping[str, Any]]], reference: str) -> Figure:
     """How well heads tell ends on the validation episodes: a row for each figure.
 
     Args:
       columns: by title, results as `eosjax.bench.sweep.run_method` returns them.
-      reference: the method that is drawn black.
+      reference: the method that is drawn in black.
     """
-    figure = Figure(figsize=(12, 8), layout="constrained")
+    figure = new_figure(1000, 660, layout="constrained")
     axes = figure.subplots(len(_PANELS), len(columns), sharex=True, sharey="row", squeeze=False)
     for column, (title, shown) in enumerate(columns.items()):
         for row, (name, label) in enumerate(_PANELS):
             _draw(axes[row, column], shown, name, reference)
             axes[row, column].set(ylabel=label if column == 0 else "", title=title if row == 0 else "")
-            axes[row, column].grid(alpha=0.3)
+            axes[row, column].grid(color=RULE, lw=0.8)
         axes[-1, column].set_xlabel("updates of the head")
         if shown:
-            axes[-1, column].legend(fontsize="small", loc="lower right")
+            axes[-1, column].legend(fontsize=9, loc="lower right")
     figure.suptitle("Validation episodes; lines are means over seeds, bands reach from the lowest to the highest seed")
     return figure
-
-
-def encode(figure: Figure, kind: str) -> bytes:
-    """The figure as a file, `png` or `svg`; the same bytes each time."""
-    FigureCanvasAgg(figure)
-    file = io.BytesIO()
-    with matplotlib.rc_context({"svg.hashsalt": "eosjax"}):
-        figure.savefig(file, format=kind, dpi=120, metadata={"Date": None} if kind == "svg" else None)
-    return file.getvalue()
 
 
 def _draw(axes: Any, results: Sequence[Mapping[str, Any]], name: str, reference: str) -> None:
@@ -59,7 +50,7 @@ def _draw(axes: Any, results: Sequence[Mapping[str, Any]], name: str, reference:
     others = 0
     for each in results:
         is_reference = each["method"] == reference
-        colour = "black" if is_reference else colours[others % len(colours)]
+        colour = INK if is_reference else colours[others % len(colours)]
         others += not is_reference
         updates, seeds = each["curve"]["updates"], np.array(each["curve"][name])
         axes.plot(
@@ -68,6 +59,7 @@ def _draw(axes: Any, results: Sequence[Mapping[str, Any]], name: str, reference:
         axes.fill_between(updates, seeds.min(0), seeds.max(0), color=colour, alpha=0.12, lw=0)
 
 
+@style()
 def policy_curves(runs: Sequence[Path], title: str) -> Figure:
     """The losses and event F1 over training: mean over the runs, and the band between the lowest and the highest.
 
@@ -76,14 +68,14 @@ def policy_curves(runs: Sequence[Path], title: str) -> Figure:
       title: above the plots.
     """
     rows = [[json.loads(line) for line in (run / METRICS_FILE).read_text().splitlines()] for run in runs]
-    figure = Figure(figsize=(14, 4), layout="constrained")
+    figure = new_figure(1100, 330, layout="constrained")
     for axes, (what, names) in zip(figure.subplots(1, len(_CURVES)), _CURVES, strict=True):
         for name in names:
             steps, values = _curve(rows, name)
             axes.plot(steps, values.mean(0), lw=1.8, label=name)
             axes.fill_between(steps, values.min(0), values.max(0), alpha=0.25)
         axes.set(title=what, xlabel="update", ylim=(0, None))
-        axes.legend(fontsize="small")
+        axes.legend(fontsize=9)
     figure.suptitle(f"{title}: mean and range of {len(runs)} seed(s)")
     return figure
 

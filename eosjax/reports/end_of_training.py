@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from eosjax.data.images import transforms
 from eosjax.data.samples.source import SampleSource
@@ -16,8 +17,10 @@ from eosjax.ends.frame import average_precision
 from eosjax.ends.measure import ScoredEpisode
 from eosjax.ends.operating_points import OperatingPoint
 from eosjax.ends.protocols import ChunkedEpisode
-from eosjax.reports import plots
-from eosjax.reports.tables import comparison_json, comparison_rows
+from eosjax.reports.episode_plots import picture_timeline
+from eosjax.reports.plots import png
+from eosjax.reports.score_plots import frame_precision_recall
+from eosjax.reports.tables import comparison_json, comparison_rows, table
 
 COMPARISON_FILE = "comparison.json"
 
@@ -41,28 +44,24 @@ def write_comparison(
     facts = {"episodes": len(head), "steps": ends.size, "ends": int(ends.sum())}
     (folder / COMPARISON_FILE).write_text(json.dumps({**facts, "methods": comparison_json(comparison)}, indent=1) + "\n")
     scores = {name: np.concatenate([each.scores for each in episodes]) for name, episodes in methods.items()}
-    plots.plot_precision_recall(folder / "precision_recall.png", ends, scores)
-    _plot_median_episode(folder / "timeline.png", val, head)
+    (folder / "precision_recall.png").write_bytes(png(frame_precision_recall(ends, scores)))
+    (folder / "timeline.png").write_bytes(png(_median_episode(val, head)))
     return _table(comparison, **facts)
 
 
 def _table(comparison: Comparison, episodes: int, steps: int, ends: int) -> str:
-    rows = comparison_rows(comparison)
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     above = f"On {episodes} held-out episodes ({steps} steps, {ends} ends; every step judged; 95 % intervals over episodes)"
-    return "\n  ".join([above, *lines])
+    return "\n  ".join([above, *table(comparison_rows(comparison)).splitlines()])
 
 
-def _plot_median_episode(path: Path, val: SampleSource, head: Sequence[ScoredEpisode]) -> None:
+def _median_episode(val: SampleSource, head: Sequence[ScoredEpisode]) -> Figure:
     """The episode whose own average precision is the median of all: neither the best nor the worst that there is to show."""
     with_ends = [number for number, each in enumerate(head) if each.ends.any()]
     quality = [average_precision(head[number].ends, head[number].scores) for number in with_ends]
     number = with_ends[int(np.argsort(quality)[len(quality) // 2])]
     data, first = val.data, int(val.data.episode_starts[val.episodes[number]])
     frames = first + np.arange(head[number].ends.size)
-    plots.plot_timeline(
-        path,
+    return picture_timeline(
         f"{data.describe(first).rsplit(',', 1)[0]}: {data.tasks[data.episode_of[first]]}",
         head[number].scores,
         head[number].ends,

@@ -1,75 +1,161 @@
-"""Plots for a person: precision against recall, and what the head says along an episode."""
+"""How every plot is drawn and encoded: matplotlib without pyplot, the same bytes each time, texts drawn as they are.
+
+A figure is made and encoded under `style()`. As a file it has a white background. In a page it is inline SVG without a background whose
+colours are CSS variables, so that one drawing serves light and dark screens.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+import contextlib
+import io
+import re
+import warnings
+from collections.abc import Iterator
+from typing import Any, Literal
+from xml.etree import ElementTree
 
-import numpy as np
+import matplotlib
+from matplotlib.artist import Artist
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from sklearn.metrics import precision_recall_curve
 
-from eosjax.ends.frame import average_precision
+# By the name of the CSS variable: on a light and on a dark screen. Figures are drawn in the light ones.
+COLOURS = {
+    "ink": ("#1c2430", "#e6e9ee"),
+    "soft": ("#657184", "#97a3b6"),
+    "card": ("#ffffff", "#1b2129"),
+    "rule": ("#dfe3e9", "#313a46"),
+    "blue": ("#2f6fb7", "#74aef0"),
+    "pale": ("#9db8d6", "#4a6b92"),
+    "red": ("#cc3b3b", "#ff7b7b"),
+    "amber": ("#b36b00", "#f0b45a"),
+    "good": ("#1c7c4a", "#5fce95"),
+}
+INK, SOFT, CARD, RULE, BLUE, PALE, RED, AMBER, GOOD = (light for light, _ in COLOURS.values())
+_VARIABLES = {light: f"var(--{name}, {light})" for name, (light, _) in COLOURS.items()}
+_COLOUR = re.compile("|".join(_VARIABLES))
+
+_UNIT = 72  # figures are laid out in CSS pixels: matplotlib's points, of which an inch has 72
+_SETTINGS: dict[Any, Any] = {
+    "axes.edgecolor": RULE,
+    "axes.facecolor": "none",
+    "axes.grid": False,
+    "axes.labelcolor": SOFT,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlecolor": INK,
+    "axes.titlesize": 12,
+    "figure.dpi": _UNIT,
+    "figure.facecolor": "none",
+    "font.sans-serif": ["DejaVu Sans"],  # comes with matplotlib
+    "font.size": 11,
+    "legend.frameon": False,
+    "lines.linewidth": 1.8,
+    "path.simplify_threshold": 0.4,  # pixels: curves of many thousand points stay small
+    "svg.fonttype": "none",  # texts stay texts
+    "svg.hashsalt": "eosjax",
+    "text.color": INK,
+    "text.parse_math": False,  # instructions may have a $
+    "xtick.color": SOFT,
+    "ytick.color": SOFT,
+}
+_TOOLTIP = "tooltip:"  # in front of the gid of an artist that has one
+_HREF = "{http://www.w3.org/1999/xlink}href"
 
 
-def plot_precision_recall(path: Path, ends: np.ndarray, scores: Mapping[str, np.ndarray]) -> None:
-    """Writes a PNG with one precision-recall curve a method.
+@contextlib.contextmanager
+def style() -> Iterator[None]:
+    """The settings under which figures are made and encoded, whatever the user's own are; also a decorator."""
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        # Where the font has no glyph, a page shows the reader's own and a picture shows a box.
+        warnings.filterwarnings("ignore", r"Glyph .* missing from font", UserWarning)
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(_SETTINGS)
+        yield
+
+
+def new_figure(width: float, height: float, layout: Literal["constrained"] | None = None) -> Figure:
+    """A figure of a size in CSS pixels; `layout` as of `matplotlib.figure.Figure`."""
+    return Figure(figsize=(width / _UNIT, height / _UNIT), layout=layout)
+
+
+def literal(text: str) -> str:
+    """A text as it can be drawn: on one line, and without what neither a font nor an XML file can hold."""
+    return "".join(character if character.isprintable() else " " for character in text)
+
+
+def add_tooltip(artist: Artist, text: str) -> None:
+    """Gives an artist a text that a page shows when it is pointed at."""
+    artist.set_gid(_TOOLTIP + literal(text))
+
+
+@style()
+def png(figure: Figure) -> bytes:
+    """The figure as a PNG file of two dots a pixel."""
+    file = io.BytesIO()
+    FigureCanvasAgg(figure).print_figure(file, format="png", dpi=2 * _UNIT, facecolor="white", metadata={"Software": None})
+    return file.getvalue()
+
+
+@style()
+def svg(figure: Figure) -> bytes:
+    """The figure as an SVG file."""
+    return _svg(figure, "white")
+
+
+@style()
+def inline_svg(figure: Figure, name: str, title: str) -> str:
+    """The figure as an `svg` element for a page.
 
     Args:
-      path: file to write.
-      ends: bool [n], truth.
-      scores: f64 [n] by name of the method; the first one is drawn in front.
+      figure: drawn in `COLOURS`, which become CSS variables of the same names.
+      name: in front of its identifiers: letters and digits, another one for each figure of a page.
+      title: for those who cannot see it.
     """
-    figure = Figure(figsize=(6, 4.5), layout="constrained")
-    axes = figure.add_subplot()
-    for order, (name, values) in enumerate(scores.items()):
-        precision, recall, _ = precision_recall_curve(ends, values)
-        label = f"{name} ({average_precision(ends, values):.2f})"
-        axes.step(recall, precision, where="post", label=label, lw=2.5 if order == 0 else 1.2, zorder=10 - order)
-    axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02), title="Ends of sub-steps, frame by frame")
-    axes.legend(title="average precision", fontsize="small")
-    _save(figure, path)
+    root = ElementTree.fromstring(_svg(figure, "none"))
+    for parent in root.iter():
+        for child in list(parent):
+            if child.tag.endswith(("}metadata", "}style")):  # who made it; a rule for the lines of the whole page
+                parent.remove(child)
+    _rename_identifiers(root, name)
+    for element in root.iter():
+        element.tag = element.tag.rpartition("}")[2]
+        if "style" in element.attrib:
+            element.set("style", _COLOUR.sub(lambda found: _VARIABLES[found[0]], element.attrib["style"]))
+    size = root.get("viewBox", "")
+    root.attrib.clear()
+    root.attrib |= {"viewBox": size, "role": "img", "aria-label": literal(title), "style": "stroke-linejoin: round; stroke-linecap: butt"}
+    return ElementTree.tostring(root, encoding="unicode")
 
 
-def plot_timeline(
-    path: Path, title: str, probability: np.ndarray, ends: np.ndarray, instructions: Sequence[str], pictures: Sequence[np.ndarray]
-) -> None:
-    """Writes a PNG of one episode: the probability of an end over its steps, the true ends, and what the camera saw at each.
-
-    Args:
-      path: file to write.
-      title: above the plot.
-      probability: f64 [t], corrected.
-      ends: bool [t].
-      instructions: t instructions, each the running sub-step's.
-      pictures: u8 [h w 3], one for each end, in order.
-    """
-    where: list[int] = np.flatnonzero(ends).tolist()
-    columns = max(len(where), 1)
-    figure = Figure(figsize=(max(7, 2.2 * columns), 5), layout="constrained")
-    rows = figure.add_gridspec(2, 1, height_ratios=[1, 1.6])
-    top, bottom = figure.add_subfigure(rows[0]), figure.add_subfigure(rows[1])
-    for column, (step, picture) in enumerate(zip(where, pictures, strict=True)):
-        axes = top.add_subplot(1, columns, column + 1)
-        axes.imshow(picture)
-        axes.set_axis_off()
-        axes.set_title(f"step {step}", fontsize="small")
-    axes = bottom.add_subplot()
-    axes.plot(probability, lw=1.5, label="probability of an end")
-    for number, step in enumerate(where):
-        axes.axvline(step, color="tab:red", ls="--", lw=1, label="true end" if number == 0 else None)
-    begins = [0, *(step + 1 for step in where)]
-    for number, (first, last) in enumerate(zip(begins, [*where, len(ends) - 1], strict=True)):
-        if first <= last:
-            axes.axvspan(first, last, color="tab:blue", alpha=0.04 + 0.06 * (number % 2))
-            middle, above = (first + last) / 2, axes.get_xaxis_transform()
-            axes.text(middle, 1.02, instructions[first], transform=above, ha="center", va="bottom", fontsize=7, rotation=12)
-    axes.set(xlabel="control step", ylim=(0, max(0.05, 1.15 * float(probability.max()))), xlim=(0, len(ends)))
-    axes.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)  # never over the curve
-    figure.suptitle(title)
-    _save(figure, path)
+def _svg(figure: Figure, background: str) -> bytes:
+    file = io.BytesIO()
+    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    FigureCanvasSVG(figure).print_figure(file, format="svg", dpi=_UNIT, facecolor=background, metadata=nothing)
+    return file.getvalue()
 
 
-def _save(figure: Figure, path: Path) -> None:
-    FigureCanvasAgg(figure).print_png(str(path))
+def _rename_identifiers(root: ElementTree.Element, name: str) -> None:
+    """Makes the identifiers that something refers to unique in a page, drops the others, and writes out tooltips."""
+    reference = re.compile(r"#(\w+)")
+    elements = list(root.iter())
+    referring = [
+        (element, key)
+        for element in elements
+        for key, value in element.attrib.items()
+        if key == _HREF or (key != "id" and value.startswith("url(#"))
+    ]
+    used = [found[1] for element, key in referring if (found := reference.search(element.attrib[key]))]
+    new = {old: f"{name}-{number}" for number, old in enumerate(dict.fromkeys(used))}
+    for element, key in referring:
+        value = reference.sub(lambda found: f"#{new[found[1]]}", element.attrib.pop(key))
+        element.set("href" if key == _HREF else key, value)
+    for element in elements:
+        identifier = element.attrib.pop("id", "")
+        if identifier in new:
+            element.set("id", new[identifier])
+        elif identifier.startswith(_TOOLTIP):
+            tooltip = ElementTree.Element("title")
+            tooltip.text = identifier.removeprefix(_TOOLTIP)
+            element.insert(0, tooltip)

@@ -6,8 +6,8 @@ import json
 import pytest
 from PIL import Image
 
-from eosjax.reports import inspect_page
-from tests.cli.page import Page
+from eosjax.reports.pages import AROUND_END
+from tests.page import Page
 
 
 @pytest.fixture
@@ -98,11 +98,14 @@ def test_without_labels_there_is_the_dataset(inspect):
 def test_the_page_has_a_strip_of_pictures_for_each_end(inspect, write_labels, bodies, tiny):
     _, _, _, page = inspect("--substep_labels_path", write_labels(bodies), "--episodes", "0,7")
     assert page.count("div", "strip") == 4
-    assert page.count("figure", "last") == 4
-    assert page.count("line", "end") == 4
+    assert page.count("figure", "end") == 4
+    for episode in (0, 7):
+        half, length = tiny.lengths[episode] // 2, tiny.lengths[episode]
+        bands = {f"1. first half: steps 0 to {half - 1}", f"2. second half: steps {half} to {length - 1}"}
+        assert bands <= set(page.titles)
     ends = [end for episode in (0, 7) for end in (tiny.lengths[episode] // 2 - 1, tiny.lengths[episode] - 1)]
     lengths = [tiny.lengths[episode] for episode in (0, 0, 7, 7)]
-    shown = [0 <= end + at < length for end, length in zip(ends, lengths, strict=True) for at in inspect_page.AROUND_END]
+    shown = [0 <= end + at < length for end, length in zip(ends, lengths, strict=True) for at in AROUND_END]
     pictures = [attrs for tag, attrs in page.tags if tag == "img"]
     assert len(pictures) == 2 * sum(shown)  # two cameras
     assert page.count("figure", "absent") == len(shown) - sum(shown)
@@ -114,18 +117,19 @@ def test_the_page_has_a_strip_of_pictures_for_each_end(inspect, write_labels, bo
         assert (green, blue) == (10 * int(step), 100 * ("image", "wrist_image").index(camera))
 
 
-def test_the_page_needs_nothing_else(inspect, write_labels, bodies):
+def test_the_page_loads_and_runs_nothing(inspect, write_labels, bodies):
     _, _, _, page = inspect("--substep_labels_path", write_labels(bodies))
-    assert page.needs_nothing_else()
+    page.check_loads_and_runs_nothing()
 
 
-def test_texts_of_the_labels_are_escaped(inspect, write_labels, bodies):
-    attack = '<script>alert("&")</script>'
+@pytest.mark.parametrize("nasty", ['<script>alert("&")</script>', "$x_1^2$ \\frac{a}{b}", "'><img src=http://x onerror=y>", "{{ 7 * 7 }}"])
+def test_texts_of_the_labels_are_shown_as_they_are(inspect, write_labels, bodies, nasty):
     for entry in bodies[0]["timestep_labels"][:2]:
-        entry["APD_step"] = attack
+        entry["APD_step"] = nasty
     _, _, _, page = inspect("--substep_labels_path", write_labels(bodies), "--episodes", "0")
-    assert "script" not in {tag for tag, _ in page.tags}
-    assert attack in page.text
+    page.check_loads_and_runs_nothing()
+    assert any(title.startswith(f"1. {nasty}: steps 0 to") for title in page.titles)
+    assert page.text.count(nasty) >= 3  # above the strip of pictures and in the table, too
 
 
 @pytest.mark.parametrize(

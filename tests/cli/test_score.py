@@ -4,13 +4,9 @@ import json
 import re
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from eosjax.ends.measure import ScoredEpisode
-from eosjax.reports import event_page
-from eosjax.reports.evaluation import ScoreEvaluation
-from tests.cli.page import Page
+from tests.page import Page
 
 DOCS = Path(__file__).parents[2] / "docs" / "evaluation.md"
 
@@ -68,36 +64,19 @@ def test_flags_move_what_fires(score, worked):
 
 def test_the_page(score, worked):
     _, _, page = score(worked)
-    assert page.needs_nothing_else()
+    page.check_loads_and_runs_nothing()
     assert page.count("figure", None) == 5  # charts
-    assert "b" in {tag for tag, _ in page.tags}  # of the charts; the name of the episode is none
-    assert "<b>&" in page.text
+    assert "The best episode: first" in page.text
+    assert "The worst episode: <b>&" in page.text
+    assert "scores and ends of episode <b>&" in {attrs.get("aria-label") for _, attrs in page.tags}
     # Two episodes are shown. At a collar of 2 there are two hits, a miss and two false alarms in each.
-    assert page.count("circle", "hit") == page.count("circle", "false") == 4
-    assert page.count("line", "end") == 4
-    assert page.count("line", "end missed") == 2
-    # Four curves and four dots in three charts; two episodes.
-    dots = [attrs for tag, attrs in page.tags if tag == "circle" and attrs["class"].startswith("dot") and "s0" in attrs["class"]]
-    assert len(dots) == 3
-    assert page.count("polyline", "line") == 2
-
-
-def test_pictures_at_true_ends_and_firings(worked):
-    scores, ends = np.zeros(30), np.zeros(30, bool)
-    scores[[9, 20]], ends[[10, 28]] = 0.9, True
-    report = ScoreEvaluation.of("title", [ScoredEpisode("a", scores, ends)], 0.5)
-    asked = []
-
-    def pictures(number, step):
-        asked.append((number, step))
-        return [b"\x89PNG" + bytes([step]), b"\xff\xd8" + bytes([step])]
-
-    page = Page(event_page.render("eosjax evaluate", report, pictures))
-    assert asked == [(0, 9), (0, 10), (0, 20), (0, 28)]
-    assert sum(tag == "img" for tag, _ in page.tags) == 8
-    for caption in ("step 9: fired (-1)", "step 10: true end", "step 20: false alarm", "step 28: true end, missed"):
-        assert caption in page.text
-    assert page.needs_nothing_else()
+    for step, missed in ((10, ""), (50, ", missed"), (90, "")):
+        assert page.titles.count(f"true end at {step}{missed}") == 2
+    for step, false_alarm in ((9, ""), (12, ", a false alarm"), (55, ", a false alarm"), (91, "")):
+        assert page.titles.count(f"fired at {step}{false_alarm}") == 2
+    assert "±2 steps: 0.667, 0.5" in page.titles  # recall and precision at the threshold
+    assert "±2 steps: 0.5, 0.571" in page.titles  # threshold and F1
+    assert "±2 steps: 1, 2" in page.titles  # misses and false alarms
 
 
 @pytest.mark.parametrize(("score_of_all", "label"), [(0, 1), (0, 0), (1, 0), (0.3, 1)])
