@@ -16,8 +16,9 @@ from eosjax.config import ConfigError
 from eosjax.data.frames.store import FrameStore
 from eosjax.data.labels import export_labels, import_labels, join_labels
 from eosjax.data.labels.labeller import Thresholds
-from eosjax.data.labels.labelling import label_dataset, measure_agreement
+from eosjax.data.labels.labelling import label_dataset
 from eosjax.data.labels.plans import read_plans
+from eosjax.reports.agreement import measure_agreement
 from eosjax.reports.dataset_tables import agreement_text, labelling_text
 from eosjax.types import UserError
 

@@ -13,10 +13,10 @@ MAIN_COLLAR = 2  # of what is shown where there is room for one
 
 
 def match(fired: np.ndarray, true: np.ndarray, collar: int) -> np.ndarray:
-    """As many one-to-one pairs of firings and true ends as the collar allows, and of all such sets one of least total delay.
+    """The largest set of one-to-one pairs of firings and true ends within the collar, and of all largest sets one of least total delay.
 
-    Pairs that cross can be uncrossed without losing one or adding delay, so that a dynamic programme over both in order of time finds
-    it, in O(n m). Of equally good ones it takes the earlier firing.
+    Pairs that cross can be uncrossed without losing a pair or adding delay, so that dynamic programming over both in time order finds this
+    set. Of equally good sets it takes the one with earlier firings.
 
     Args:
       fired: i64 [n], steps, in any order.
@@ -24,15 +24,11 @@ def match(fired: np.ndarray, true: np.ndarray, collar: int) -> np.ndarray:
       collar: greatest distance of a pair, in steps.
 
     Returns:
-      i64 [pairs, 2], in order of time: the firing and its true end.
+      i64 [pairs, 2], in time order: the firing and its true end.
     """
     fired, true = np.sort(fired), np.sort(true)
-    worth = min(fired.size, true.size) * collar + 1  # one pair more outweighs all delays
-    best = np.zeros((fired.size + 1, true.size + 1), np.int64)  # of the first i firings and the first j true ends
-    for row, step in enumerate(fired):
-        delay = np.abs(true - step)
-        paired = best[row, :-1] + np.where(delay <= collar, worth - delay, 0)
-        best[row + 1, 1:] = np.maximum.accumulate(np.maximum(best[row, 1:], paired))
+    prefixes = np.tri(fired.size + 1, fired.size, -1, dtype=bool)
+    best, _ = _best_worths(prefixes, fired, true, collar)  # of the first i firings and the first j true ends
     pairs = []
     row, column = fired.size, true.size
     while row and column:
@@ -44,6 +40,53 @@ def match(fired: np.ndarray, true: np.ndarray, collar: int) -> np.ndarray:
             row, column = row - 1, column - 1
             pairs.append((fired[row], true[column]))
     return np.array(pairs[::-1], np.int64).reshape(-1, 2)
+
+
+def count_pairs(sets: np.ndarray, steps: np.ndarray, true: np.ndarray, collar: int) -> np.ndarray:
+    """How many pairs `match` finds, for each of many sets of firings.
+
+    Args:
+      sets: bool [s, n]: whether each set has a firing at each step.
+      steps: i64 [n], ascending.
+      true: i64 [m], ascending.
+      collar: greatest distance of a pair, in steps.
+
+    Returns:
+      i64 [s].
+    """
+    best, worth = _best_worths(sets, steps, true, collar)
+    return -(-best[:, -1] // worth)  # the delays add up to less than one pair
+
+
+def hits(fired: np.ndarray, scores: np.ndarray, true: np.ndarray, collar: int) -> np.ndarray:
+    """Which firings enlarge the matching when they are added by descending score.
+
+    At any threshold that separates two scores, as many hits lie above it as `match` has pairs there: the sets of firings that can all be
+    matched form a matroid. So one pass gives the counts of every threshold. (Object detection instead pairs each detection with the best
+    free true event, which may waste one.)
+
+    Args:
+      fired: i64 [n], steps, ascending.
+      scores: f64 [n].
+      true: i64 [m], steps, ascending.
+      collar: greatest distance of a pair, in steps.
+
+    Returns:
+      bool [n].
+    """
+    order = np.argsort(-scores, kind="stable")
+    rank = np.empty(fired.size, np.int64)
+    rank[order] = np.arange(fired.size)
+    counts = count_pairs(rank <= np.arange(fired.size)[:, None], fired, true, collar)  # of the best 1, 2, … n firings
+    return np.diff(counts, prepend=0)[rank] > 0
+
+
+def _best_worths(sets: np.ndarray, steps: np.ndarray, true: np.ndarray, collar: int) -> tuple[np.ndarray, int]:
+    """`loops.best_worths`, and what one pair is worth there."""
+    from eosjax.ends.loops import best_worths
+
+    worth = min(steps.size, true.size) * collar + 1
+    return best_worths(sets, steps.astype(np.int64), true.astype(np.int64), collar, worth), worth
 
 
 def candidates(scores: np.ndarray, window: int) -> np.ndarray:
@@ -66,50 +109,3 @@ def candidates(scores: np.ndarray, window: int) -> np.ndarray:
             chosen.append(step)
             free[max(step - window, 0) : step + window + 1] = False
     return np.sort(np.array(chosen, np.int64))
-
-
-def hits(fired: np.ndarray, scores: np.ndarray, true: np.ndarray, collar: int) -> np.ndarray:
-    """Which firings enlarge the maximum matching when they come in by descending score.
-
-    At any threshold that separates two scores, the hits above it number as many as `match` has pairs there: the sets of firings that
-    can all be matched form a matroid. So one pass gives the counts of every threshold. (Object detection pairs each with the best true
-    event that is still free instead, which may waste one.)
-
-    Args:
-      fired: i64 [n], steps.
-      scores: f64 [n].
-      true: i64 [m], steps, ascending.
-      collar: greatest distance of a pair, in steps.
-
-    Returns:
-      bool [n].
-    """
-    first = np.searchsorted(true, fired - collar, side="left").tolist()
-    behind = np.searchsorted(true, fired + collar, side="right").tolist()
-    owner: dict[int, int] = {}  # true end -> its firing
-    held: dict[int, int] = {}  # firing -> its true end
-
-    def augment(start: int) -> bool:
-        """Finds room for one more firing, moving others if need be (an augmenting path, breadth first)."""
-        reached: dict[int, int] = {}  # true end -> firing that could take it
-        queue = [start]
-        for firing in queue:
-            for end in range(first[firing], behind[firing]):
-                if end in reached:
-                    continue
-                reached[end] = firing
-                if end in owner:
-                    queue.append(owner[end])
-                    continue
-                free: int | None = end
-                while free is not None:  # back along the path: each takes the end it reached and frees the one it held
-                    taker = reached[free]
-                    owner[free] = taker
-                    free, held[taker] = held.get(taker), free
-                return True
-        return False
-
-    found = np.zeros(fired.size, bool)
-    for firing in np.argsort(-scores, kind="stable").tolist():
-        found[firing] = augment(firing)
-    return found

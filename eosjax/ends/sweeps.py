@@ -20,10 +20,9 @@ from typing import NamedTuple
 import numpy as np
 
 from eosjax.config import OperatingRule
-from eosjax.ends.events import MAIN_COLLAR, candidates, hits
+from eosjax.ends.events import MAIN_COLLAR, candidates, count_pairs, hits
 from eosjax.ends.measure import NMS_WINDOW, ScoredEpisode
 from eosjax.ends.protocols import Rule
-from eosjax.njit import compiled
 
 MOST_THRESHOLDS = 512  # of a sweep; where there are more scores, neighbouring thresholds differ by about 2 % in how many scores reach them
 
@@ -114,7 +113,7 @@ def deployed_sweep(
         within = [np.add.outer(np.arange(len(each)), np.arange(each.shape[1])) < len(each) for each in scores]
         thresholds = thresholds_between(np.concatenate([each[valid] for each, valid in zip(scores, within, strict=True)]))
     fired = [replay_at(each, thresholds, options) for each in scores]
-    found = [count_hits(each, np.flatnonzero(true), collar) for each, true in zip(fired, ends, strict=True)]
+    found = [count_pairs(each, np.arange(true.size), np.flatnonzero(true), collar) for each, true in zip(fired, ends, strict=True)]
     return Sweep(thresholds, np.array(found), np.array([each.sum(1) for each in fired]), np.array([int(each.sum()) for each in ends]))
 
 
@@ -149,47 +148,9 @@ def replay_at(scores: np.ndarray, thresholds: np.ndarray, options: Rule) -> np.n
     Returns:
       bool [n, t].
     """
-    return _replay(np.asarray(scores, np.float64), thresholds, options.debounce, options.min_steps, options.time_out or 0)
+    from eosjax.ends.loops import replays
 
-
-@compiled
-def _replay(scores: np.ndarray, thresholds: np.ndarray, debounce: int, min_steps: int, time_out: int) -> np.ndarray:
-    length, chunk = scores.shape
-    fired = np.zeros((thresholds.size, length), np.bool_)
-    for row, threshold in enumerate(thresholds):
-        anchor = steps = crossings = 0
-        for step in range(length):
-            steps += 1
-            crossings = crossings + 1 if scores[anchor, step - anchor] >= threshold else 0
-            ended = (crossings >= debounce and steps >= min_steps) or steps == time_out  # never at 0
-            fired[row, step] = ended
-            if ended:
-                steps = crossings = 0
-            if ended or step - anchor == chunk - 1:
-                anchor = step + 1
-    return fired
-
-
-def count_hits(fired: np.ndarray, true: np.ndarray, collar: int) -> np.ndarray:
-    """Pairs of a largest one-to-one matching, i64 [n], for n sets of firings: as many as `events.match` finds.
-
-    All collars are equal, so that in order of time each true end may take the first firing within its collar that is left: what it passes
-    over is too early for all later ends as well.
-
-    Args:
-      fired: bool [n, t].
-      true: i64 [m], steps, ascending.
-      collar: in steps.
-    """
-    total, taken = np.zeros(len(fired), np.int64), np.full(len(fired), -1)
-    for end in true.tolist():
-        first = max(end - collar, 0)
-        window = fired[:, first : end + collar + 1]
-        free = window & (first + np.arange(window.shape[1]) > taken[:, None])
-        hit = free.any(1)
-        taken = np.where(hit, first + free.argmax(1), taken)
-        total += hit
-    return total
+    return replays(np.asarray(scores, np.float64), thresholds, options.debounce, options.min_steps, options.time_out or 0)
 
 
 def option_grid(ends: Sequence[np.ndarray]) -> list[Rule]:

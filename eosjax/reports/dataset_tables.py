@@ -8,7 +8,8 @@ from collections.abc import Iterable
 import numpy as np
 
 from eosjax.data.frames.store import FrameStore
-from eosjax.data.labels.labelling import Agreement, Labelling
+from eosjax.data.labels.labelling import Labelling
+from eosjax.reports.agreement import Agreement
 from eosjax.reports.survey import Buffer, Dimension, Survey
 from eosjax.reports.tables import Row, table
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 
-from eosjax.ends.events import candidates, hits, match
+from eosjax.ends.events import candidates, count_pairs, hits, match
 
 steps_of = st.lists(st.integers(0, 30), unique=True, max_size=5)
 COLLARS = st.integers(0, 8)
@@ -73,18 +73,39 @@ def test_hits_above_any_threshold_are_as_many_as_the_matching_there_has(seed, co
         assert found[above].sum() == len(match(fired[above], true, collar))
 
 
+def earliest_first(fired, true, collar):
+    """The size of a largest matching: in time order each true end takes the first firing left within its collar."""
+    count, left = 0, sorted(fired.tolist())
+    for end in true.tolist():
+        within = [step for step in left if abs(step - end) <= collar]
+        if within:
+            count += 1
+            left = [step for step in left if step > within[0]]
+    return count
+
+
+@given(st.integers(0, 2**32 - 1), COLLARS)
+def test_many_sets_of_firings_are_counted_at_once(seed, collar):
+    rng = np.random.default_rng(seed)
+    steps = np.sort(rng.choice(60, size=rng.integers(0, 30), replace=False))
+    sets = rng.random((5, steps.size)) < rng.random((5, 1))
+    true = np.flatnonzero(rng.random(60) < 0.3)
+    counts = count_pairs(sets, steps, true, collar).tolist()
+    assert counts == [len(match(steps[row], true, collar)) for row in sets]
+    assert counts == [earliest_first(steps[row], true, collar) for row in sets]
+
+
 def test_hits_of_the_worked_case():
     fired, scores, true = np.array([9, 12, 55, 91]), np.array([0.9, 0.8, 0.7, 0.6]), np.array([10, 50, 90])
     assert hits(fired, scores, true, 2).tolist() == [True, False, False, True]
     assert hits(fired, scores, true, 5).tolist() == [True, False, True, True]
 
 
-def test_a_long_chain_of_moves_needs_no_recursion():
-    # Each firing first takes the end on its left; the last one has only that of its neighbour, and all have to move on by one.
+def test_the_last_firing_may_move_all_others():
+    # Each firing first takes the end before it; the last one has only that of its neighbour, and all have to move on by one.
     count = 3000
-    true = np.arange(count) * 2
-    fired = np.concatenate([np.arange(1, count) * 2 - 1, [-1]])
-    assert hits(fired, np.arange(count, 0, -1.0), true, 1).all()
+    fired, true = np.arange(count) * 2 - 1, np.arange(count) * 2
+    assert hits(fired, np.r_[0.0, np.arange(count, 1, -1.0)], true, 1).all()
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,6 @@ from eosjax.ends.sweeps import (
     Pick,
     Sweep,
     collar_of,
-    count_hits,
     dense_sweep,
     deployed_sweep,
     option_grid,
@@ -51,14 +50,6 @@ def test_many_thresholds_at_once_are_replays_one_by_one(seed, debounce, min_step
     fired = replay_at(scores, thresholds, Rule(0.0, debounce, min_steps, time_out))
     for row, threshold in zip(fired, thresholds, strict=True):
         assert np.flatnonzero(row).tolist() == replay(scores, Rule(threshold, debounce, min_steps, time_out)).fired.tolist()
-
-
-@given(SEEDS, st.integers(0, 6))
-def test_hits_are_those_of_a_largest_matching(seed, collar):
-    rng = np.random.default_rng(seed)
-    fired = rng.random((5, 30)) < rng.random((5, 1))
-    true = np.flatnonzero(rng.random(30) < 0.3)
-    assert count_hits(fired, true, collar).tolist() == [len(match(np.flatnonzero(row), true, collar)) for row in fired]
 
 
 @given(SEEDS, st.booleans())

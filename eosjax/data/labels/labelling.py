@@ -1,4 +1,4 @@
-"""Labels for a whole dataset from the gripper command and the motion of the hand, and how well they agree with labels made by hand."""
+"""Labels for a whole dataset from the gripper command and the motion of the hand."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from eosjax.data.frames.store import FrameStore
-from eosjax.data.labels.agreement import COLLARS, match_ends
-from eosjax.data.labels.join import Labels
-from eosjax.data.labels.labeller import KINDS, FoundSegment, NotFound, Thresholds, find_segments
+from eosjax.data.labels.labeller import FoundSegment, NotFound, Thresholds, find_segments
 from eosjax.data.labels.plans import Plans, plan_instructions
 from eosjax.data.labels.table import Segment, SegmentTable, make_table
 
@@ -31,23 +29,6 @@ class Labelling(NamedTuple):
         lengths = dict(zip(self.found, np.diff(store.episode_starts)[list(self.found)].tolist(), strict=True))
         segments = {episode: [Segment(part.first, part.last, True, text) for part, text in parts] for episode, parts in self.found.items()}
         return make_table(segments, "eosjax label", lengths, {episode: store.tasks[episode] for episode in self.found})
-
-
-class Agreement(NamedTuple):
-    """Found ends against true ones, over the episodes that have both kinds of labels or true ones alone.
-
-    Attributes:
-        episodes: how many.
-        found, true: numbers of ends.
-        matched: by collar, pairs.
-        offsets: by kind of sub-step, found minus true step of the pairs at the largest collar.
-    """
-
-    episodes: int
-    found: int
-    true: int
-    matched: dict[int, int]
-    offsets: dict[str, list[int]]
 
 
 def label_dataset(
@@ -82,22 +63,3 @@ def _generic_instructions(task: str, segments: list[FoundSegment]) -> list[str]:
     """Instructions such as "pick: <task>", numbered where there are several cycles."""
     several = segments[-1].cycle > 0
     return [f"{segment.kind}{f' {segment.cycle + 1}' if several and segment.kind != 'leave' else ''}: {task}" for segment in segments]
-
-
-def measure_agreement(store: FrameStore, labelling: Labelling, truth: Labels) -> Agreement:
-    """The found ends of the episodes that `truth` labels against its own, matched one to one."""
-    matched: dict[int, int] = dict.fromkeys(COLLARS, 0)
-    offsets: dict[str, list[int]] = {kind: [] for kind in KINDS}
-    num_found = num_true = 0
-    compared = np.flatnonzero(truth.labelled).tolist()
-    for episode in compared:
-        frames = slice(*store.episode_starts[episode : episode + 2].tolist())
-        segments = [segment for segment, _ in labelling.found.get(episode, [])]
-        ends = np.flatnonzero(truth.ends[frames]).tolist()
-        num_found, num_true = num_found + len(segments), num_true + len(ends)
-        for collar in COLLARS:
-            pairs = match_ends([segment.last for segment in segments], ends, collar)
-            matched[collar] += len(pairs)
-            for i, j in pairs if collar == max(COLLARS) else ():
-                offsets[segments[i].kind].append(segments[i].last - ends[j])
-    return Agreement(len(compared), num_found, num_true, matched, offsets)
