@@ -22,7 +22,7 @@ from eosjax.models.hf import files
 from eosjax.models.hf.config import PUBLISHED, vla_config_from_hf
 from eosjax.models.hf.pretrained import Pretrained
 from eosjax.models.openvla import VLAConfig
-from eosjax.reports.tables import table
+from eosjax.reports.plan_tables import ParameterGroup, memory_table, parameter_table
 from eosjax.runs.policy_source import PolicySource
 from eosjax.training import plan
 from eosjax.training.plan import Memory, Step, count
@@ -59,8 +59,8 @@ def run(args: argparse.Namespace) -> int:
     with ThreadPoolExecutor() as threads:
         memories = list(threads.map(plan.measure, steps))
     print(f"{config.vla_path}: {source}\n")
-    print(_parameters(steps[0]) + "\n")
-    print(_memory(config, memories) + "\n")
+    print(parameter_table(_parameter_groups(steps[0])) + "\n")
+    print(memory_table({size: memory._asdict() for size, memory in zip(sizes, memories, strict=True)}) + "\n")
     print(_conclusions(config, args.memory_gb, steps[0], memories))
     return 0
 
@@ -123,26 +123,13 @@ def _groups(params: Params) -> dict[str, Any]:
     return groups | {part: tree for part, tree in params.items() if part != "vla"}
 
 
-def _parameters(step: Step) -> str:
+def _parameter_groups(step: Step) -> list[ParameterGroup]:
     trainable = step.state.trainable
-    rows = [("parameters", "number", "GB", "")]
+    groups = []
     for name, tree in _groups({**step.frozen, **trainable}).items():
-        state = "trained" if name in trainable or "vla" in trainable else "frozen"
         dtypes = sorted({str(leaf.dtype) for leaf in jax.tree.leaves(tree)})
-        rows.append((name, f"{count(tree):,}", _gb(plan.size_in_bytes(tree)), f"{state}, {' and '.join(dtypes)}"))
-    rows.append(("all", f"{count(step.frozen) + count(trainable):,}", "", f"{count(trainable):,} of them trained"))
-    return table(rows, right=" rr")
-
-
-def _memory(config: TrainConfig, memories: list[Memory]) -> str:
-    """Both compiled batch sizes side by side."""
-    names = {"temporaries": "activations, gradients"}
-    rows = [("GB on a device, at --batch_size", *(str(size) for size in (config.batch_size, _MORE * config.batch_size)))]
-    for field in Memory._fields:
-        label = names.get(field, {"frozen": "frozen weights", "trained": "trained weights"}.get(field, field))
-        rows.append((label, *(_gb(getattr(memory, field)) for memory in memories)))
-    rows.append(("peak", *(_gb(memory.peak) for memory in memories)))
-    return table(rows, right=" rr")
+        groups.append(ParameterGroup(name, count(tree), plan.size_in_bytes(tree), name in trainable or "vla" in trainable, dtypes))
+    return groups
 
 
 def _conclusions(config: TrainConfig, memory_gb: float, step: Step, memories: list[Memory]) -> str:
@@ -156,7 +143,3 @@ def _conclusions(config: TrainConfig, memory_gb: float, step: Step, memories: li
         f"assumed: prompts of up to {_prompt_tokens(config)} tokens",
     ]
     return "\n".join(lines)
-
-
-def _gb(size: int) -> str:
-    return f"{size / 1e9:.3f}"

@@ -1,4 +1,4 @@
-"""The EOS head beside rules that do not look, on the same held-out episodes and by the same figures (dense protocol)."""
+"""The EOS head and baselines without images, on the same held-out episodes and by the same figures (dense protocol)."""
 
 from __future__ import annotations
 

@@ -46,6 +46,8 @@ _SETTINGS: dict[Any, Any] = {
     "axes.spines.top": False,
     "axes.titlecolor": INK,
     "axes.titlesize": 12,
+    "figure.constrained_layout.h_pad": 0.12,  # inches
+    "figure.constrained_layout.w_pad": 0.12,
     "figure.dpi": _UNIT,
     "figure.facecolor": "none",
     "font.sans-serif": ["DejaVu Sans"],  # comes with matplotlib

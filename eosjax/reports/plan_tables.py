@@ -1,0 +1,48 @@
+"""Tables of `eosjax plan`: the parameters of a policy, and what fills the memory of a device."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from eosjax.reports.tables import Row, table
+
+_PURPOSES = {"frozen": "frozen weights", "trained": "trained weights", "temporaries": "activations, gradients"}
+
+
+class ParameterGroup(NamedTuple):
+    """A part of the policy."""
+
+    name: str
+    number: int
+    size: int  # bytes
+    trained: bool
+    dtypes: Sequence[str]
+
+
+def parameter_table(groups: Sequence[ParameterGroup]) -> str:
+    """A row a group, and the sum."""
+    rows: list[Row] = [("parameters", "number", "GB", "")]
+    for each in groups:
+        state = "trained" if each.trained else "frozen"
+        rows.append((each.name, f"{each.number:,}", _gigabytes(each.size), f"{state}, {' and '.join(each.dtypes)}"))
+    trained = sum(each.number for each in groups if each.trained)
+    rows.append(("all", f"{sum(each.number for each in groups):,}", "", f"{trained:,} of them trained"))
+    return table(rows, right=" rr")
+
+
+def memory_table(memories: Mapping[int, Mapping[str, int]]) -> str:
+    """A column a batch size, a row a purpose, and the sum.
+
+    Args:
+      memories: by batch size, bytes by purpose: the fields of `eosjax.training.plan.Memory`.
+    """
+    rows: list[Row] = [("GB on a device, at --batch_size", *map(str, memories))]
+    for purpose in next(iter(memories.values())):
+        rows.append((_PURPOSES.get(purpose, purpose), *(_gigabytes(memory[purpose]) for memory in memories.values())))
+    rows.append(("peak", *(_gigabytes(sum(memory.values())) for memory in memories.values())))
+    return table(rows, right=" rr")
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 1e9:.3f}"
