@@ -24,8 +24,8 @@ from eosjax.ends.operating_points import Selection, choose
 from eosjax.ends.protocols import ChunkedEpisode, Rule
 from eosjax.ends.sweeps import option_grid
 from eosjax.reports.evaluation import reliability
-from eosjax.runs.data import PolicySource, open_data
-from eosjax.runs.load import load_run
+from eosjax.runs.data import episode_ends, reopen_data
+from eosjax.runs.load import load_run, open_tokenizer
 
 RULES = ("false_alarms:0.5", "false_alarms:1", "false_alarms:2", "f1:2", "cost:1", "cost:5")
 FIGURES = ("precision", "recall", "f1", "false_alarms_per_episode")
@@ -39,15 +39,14 @@ def main() -> None:
     parser.add_argument("--halvings", type=int, default=15, metavar="N", help="random halvings of the held-out episodes (%(default)s)")
     args = parser.parse_args()
     saved = load_run(args.run)
-    data = open_data(saved.config, PolicySource.open(saved.config))
+    data = reopen_data(saved.config, saved.record.run, open_tokenizer(args.run, saved.record))
     if data.val is None:
         parser.error(f"{args.run} held out no episodes (--use_val_set False)")
     episodes = chunked_episodes(saved, data.val)
     orders = [np.random.default_rng(seed).permutation(len(episodes)) for seed in range(args.halvings)]
     halvings = [([episodes[n] for n in order[::2]], [episodes[n] for n in order[1::2]]) for order in orders]
-    ends, starts = data.train.data.labels.ends, data.train.data.episode_starts
-    options = option_grid([ends[starts[number] : starts[number + 1]] for number in data.train.episodes])
-    exact = exact_calibration(saved.config, saved.record["share_of_ends"])
+    options = option_grid(episode_ends(data.train))
+    exact = exact_calibration(saved.config, saved.record.run.share_of_ends)
     print_rules(halvings, exact, options)
     print_reliability(halvings, exact)
 

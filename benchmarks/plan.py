@@ -121,10 +121,10 @@ def policy(case: Case) -> tuple[Any, Any]:
     from eosjax.data.samples.tokens import demo_tokenizer
     from eosjax.data.specs import DatasetSpec
     from eosjax.models.llama import LlamaConfig
-    from eosjax.runs.data import PolicySource
+    from eosjax.runs.policy_source import PolicySource
 
     config = flags.parse((*case.flags, *(("--vla_path=demo",) if "--use_lora=False" in case.flags else ())))
-    shape = PolicySource(None, demo_tokenizer()).vla_config(config, DatasetSpec())
+    shape = PolicySource(None, demo_tokenizer(), b"").vla_config(config, DatasetSpec())
     vit = {"image_size": 112, "patch_size": 14, "width": 256, "depth": 5, "heads": 4, "mlp_dim": 1024}
     return config, dataclasses.replace(
         shape,

@@ -29,7 +29,8 @@ from eosjax.ends.baselines import boosted_scores, past_differences, places
 from eosjax.ends.comparison import FIGURES, compare
 from eosjax.ends.measure import ScoredEpisode
 from eosjax.reports.tables import markdown
-from eosjax.runs.data import PolicySource, open_data
+from eosjax.runs.data import open_data
+from eosjax.runs.policy_source import PolicySource
 
 SEEDS = 5
 EPOCHS = (20, 200)

@@ -1,5 +1,6 @@
 """Run folders with random weights in them, as training leaves them: made without training."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,14 +11,19 @@ import numpy as np
 from eosjax import config as configs
 from eosjax import flags
 from eosjax.config import TrainConfig
-from eosjax.data.specs import spec_for
+from eosjax.data.samples.tokens import PromptForm
+from eosjax.data.specs import DatasetSpec, spec_for
+from eosjax.data.stats import DatasetStats, compute_stats
 from eosjax.ends.calibration import Calibration
 from eosjax.ends.operating_points import OperatingPoint
 from eosjax.ends.protocols import Rule
+from eosjax.models.openvla import VLAConfig
 from eosjax.models.parts import base_parts, init_params, split_params
 from eosjax.models.policies import Params
 from eosjax.runs.checkpoint import Checkpoints, fetch_fingerprints
-from eosjax.runs.data import PolicySource
+from eosjax.runs.load import TOKENIZER_FILE
+from eosjax.runs.policy_source import PolicySource
+from eosjax.runs.record import CheckpointRecord, DatasetRecord, RunRecord, Software, Validation, fingerprint
 from eosjax.training.state import init_state, make_learner
 from eosjax.types import Batch
 from tests.checkpoints import HEADS, write_checkpoint
@@ -28,7 +34,15 @@ tiny: {image_keys: [image], state_keys: [state], gripper: as_stored, chunk: 2, a
 POINT = OperatingPoint(
     Calibration(shift=-3.0, scale=1.5, bias=0.25, note="made up"), Rule(0.2, min_steps=4), 0.4, 0.25, "false_alarms:1", 7
 )
-SHARE, STATISTICS = 0.02, {"tiny": {"action": {"mean": [0.0, 1.0]}, "num_transitions": 9}}
+SHARE = 0.02
+SOFTWARE = Software("0", "0", "cpu", "cpu", 1)
+
+
+def statistics(spec: DatasetSpec, seed: int = 0) -> DatasetStats:
+    """Statistics of made-up actions and states."""
+    rng = np.random.default_rng(seed)
+    actions, states = rng.normal(2.0, 3.0, (100, spec.action_size)), rng.normal(size=(100, spec.proprio_size))
+    return compute_stats(actions, states, 5, spec.action_mask)
 
 
 class Saved(NamedTuple):
@@ -60,8 +74,34 @@ def example_batch(shape):
     )
 
 
-def save_run(folder: Path, config: TrainConfig, steps: tuple[int, ...], point: OperatingPoint = POINT) -> Saved:
-    """Saves random parameters as the checkpoints of a run with this configuration and operating point."""
+def run_record(config: TrainConfig, shape: VLAConfig, tokenizer_json: bytes, base: Params) -> RunRecord:
+    """A record as training makes one, of datasets that nobody has read."""
+    specs = {member.name: spec_for(member.name, config.dataset_specs) for member in config.mixture}
+    return RunRecord(
+        config=config,
+        datasets=tuple(
+            DatasetRecord(member.name, member.weight, spec, statistics(spec, number), f"frames {number}", f"labels {number}")
+            for number, (member, spec) in enumerate(zip(config.mixture, specs.values(), strict=True))
+        ),
+        share_of_ends=SHARE,
+        samples_per_update=8,
+        model=shape,
+        prompt=PromptForm.of(config.rephrase),
+        tokenizer=fingerprint(tokenizer_json),
+        base=fetch_fingerprints(base),
+        base_revision=None,
+        software=SOFTWARE,
+        wandb_id=None,
+    )
+
+
+def save_run(
+    folder: Path, config: TrainConfig, steps: tuple[int, ...], point: OperatingPoint = POINT, scores: Mapping[int, float] | None = None
+) -> Saved:
+    """Saves random parameters as the checkpoints of a run with this configuration and operating point.
+
+    `scores`: frame average precision of the validation at some of the steps; later ones keep it. None: the last step has one.
+    """
     policy = PolicySource.open(config)
     shape = policy.vla_config(config, spec_for(config.mixture[0].name, config.dataset_specs))
     learner = make_learner(config, shape)
@@ -71,25 +111,22 @@ def save_run(folder: Path, config: TrainConfig, steps: tuple[int, ...], point: O
     base = {part: base[part] for part in frozen}
     folder.mkdir()
     flags.save(config, folder / configs.CONFIG_FILE)
+    (folder / TOKENIZER_FILE).write_bytes(policy.tokenizer_json)
+    run = run_record(config, shape, policy.tokenizer_json, base)
     checkpoints = Checkpoints(folder / configs.CHECKPOINTS, keep=len(steps))
+    scores = {steps[-1]: 0.5} if scores is None else scores
+    validation, chosen = None, point if config.use_eos_classification else None
     for step in steps:
         trainable = random_like(trainable, step)
-        record = {
-            "samples": 8 * step,
-            "config": (folder / configs.CONFIG_FILE).read_text(),
-            "statistics": STATISTICS,
-            "share_of_ends": SHARE,
-            "operating_point": point.to_json() if config.use_eos_classification else None,
-            "base": fetch_fingerprints(base),
-            "validation": {},
-        }
         state = init_state(learner, jax.tree.map(jnp.asarray, trainable), jax.random.key(1))
-        checkpoints.save(step, state, record, None)
+        if step in scores:
+            validation = Validation(step, {"val/action_loss": 0.25, "val/frame/average_precision": scores[step]}, chosen)
+        checkpoints.save(state, CheckpointRecord(run, step, validation, chosen, fetch_fingerprints(state)))
     checkpoints.close()
     return Saved(folder, config, trainable | base)
 
 
-def make_run(folder: Path, steps: tuple[int, ...] = (10,), **changes) -> Saved:
+def make_run(folder: Path, steps: tuple[int, ...] = (10,), scores: Mapping[int, float] | None = None, **changes) -> Saved:
     """A run from the checkpoint that `write_checkpoint` writes to `folder`/base; with LoRA unless the changes say otherwise."""
     folder.mkdir(exist_ok=True)
     (folder / "specs.yaml").write_text(SPECS)
@@ -104,4 +141,4 @@ def make_run(folder: Path, steps: tuple[int, ...] = (10,), **changes) -> Saved:
         "use_proprio": True,
         "eos_hidden_dim": 6,
     }
-    return save_run(folder / "run", TrainConfig(**(settings | changes)), steps)
+    return save_run(folder / "run", TrainConfig(**(settings | changes)), steps, scores=scores)

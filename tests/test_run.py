@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+
+from eosjax.runs.load import choose_checkpoint
 
 TRAIN = Path(__file__).parents[1] / "train.py"
 FLAGS = (
@@ -107,7 +111,7 @@ def test_a_run_leaves_what_it_promises(whole):
     assert "% of the training steps are ends: about" in output
     assert "always off" in output
     names = {path.name for path in folder.iterdir()}
-    expected = "config.yaml dataset_statistics.json metrics.jsonl tensorboard checkpoints comparison.json"
+    expected = "config.yaml dataset_statistics.json tokenizer.json metrics.jsonl tensorboard checkpoints comparison.json"
     assert names >= {*expected.split(), "precision_recall.png", "timeline.png"}
     last = rows(folder)
     training, validation = [{k: v for r in last for k, v in r.items() if k.startswith(kind)} for kind in ("train/", "val/")]
@@ -118,17 +122,62 @@ def test_a_run_leaves_what_it_promises(whole):
     assert "\r" not in output  # no progress bar where there is no terminal
 
 
-def test_the_operating_point_is_saved_where_it_was_chosen(whole):
+def test_the_operating_point_goes_on_with_its_step(whole):
     """Validated every 6 steps, saved every 3."""
     _, folder = whole
-    validated, not_validated = (checkpoint(folder, step)[1]["operating_point"] for step in (24, 21))
-    assert (validated["chosen_by"], validated["episodes"]) == ("false_alarms:1", 2)
-    assert (not_validated["chosen_by"], not_validated["episodes"]) == ("fixed", 0)
-    assert not_validated["rule"] == {"threshold": 0.5, "debounce": 1, "min_steps": 1, "time_out": None}
-    for point in (validated, not_validated):
-        calibration = point["calibration"]
-        share = checkpoint(folder, 24)[1]["share_of_ends"]
-        assert calibration["shift"] == pytest.approx(np.log(share / (1 - share)) - np.log(2 / 3))
+    at, behind = (checkpoint(folder, step)[1] for step in (24, 21))
+    for record, step in ((at, 24), (behind, 18)):
+        assert (record["operating_point"]["chosen_by"], record["operating_point"]["episodes"]) == ("false_alarms:1", 2)
+        assert record["validation"]["step"] == step
+        assert record["validation"]["operating_point"] == record["operating_point"]
+        share = record["run"]["share_of_ends"]
+        assert record["operating_point"]["calibration"]["shift"] == pytest.approx(np.log(share / (1 - share)) - np.log(2 / 3))
+    precisions = {row["step"]: row["val/frame/average_precision"] for row in rows(folder) if "val/action_loss" in row}
+    kept = [int(path.name) for path in (folder / "checkpoints").iterdir() if path.name.isdigit()]
+    assert choose_checkpoint(folder).record.score == max(precisions[step] for step in kept if step in precisions)
+    assert max(precisions, key=lambda step: precisions[step]) in kept
+
+
+def test_a_second_process_in_the_folder_is_refused(data_flags, tmp_path):
+    root = tmp_path / "runs"
+    flags = [*data_flags, "--max_steps", "100000"]
+    first = start(flags, root)
+    read_until(first, "step 2/100000")
+    second = start(flags, root)
+    _, err = second.communicate()
+    assert second.returncode == 1
+    assert f"process {first.pid} on" in err
+    assert "is training in this folder" in err
+    assert "Traceback" not in err
+    first.send_signal(signal.SIGTERM)
+    assert "saved; go on with --resume" in finish(first)
+
+
+def test_resume_compares_data_and_labels(whole, data_flags, tmp_path):
+    """With the same flags but a label file of other ends: named, and nothing is moved or written."""
+    root = tmp_path / "runs"
+    shutil.copytree(whole[1], root / "run")
+    labels = Path(data_flags[data_flags.index("--substep_labels_path") + 1])
+    content = json.loads(labels.read_text())
+    for task in content["libero_goal"].values():
+        for body in task.values():
+            for step in body["timestep_labels"]:
+                step["is_substep_end"] |= step["timestep"] == 1
+    other = tmp_path / "other.json"
+    other.write_text(json.dumps(content))
+
+    def files():
+        return sorted((path, path.stat().st_mtime_ns) for path in (root / "run").rglob("*") if path.is_file() and path.name != ".lock")
+
+    before = files()
+    process = start([*data_flags, "--max_steps", "30", "--resume", "--substep_labels_path", str(other)], root)
+    _, err = process.communicate()
+    assert process.returncode == 1
+    assert re.search(r"--resume: .* was trained on something else:", err)
+    assert re.search(r"  datasets\.\w+\.labels is \w{64}, was \w{64}", err)
+    assert re.search(r"  share_of_ends is [\d.]+, was [\d.]+", err)
+    assert "Traceback" not in err
+    assert files() == before
 
 
 def test_killed_and_resumed_is_the_same_run_bit_for_bit(whole, data_flags, tmp_path):
@@ -148,7 +197,10 @@ def test_killed_and_resumed_is_the_same_run_bit_for_bit(whole, data_flags, tmp_p
     (state, record), (expected_state, expected_record) = checkpoint(root / "run", 24), checkpoint(uninterrupted, 24)
     assert same(state, expected_state)
     assert record["fingerprints"] == expected_record["fingerprints"]
-    assert record["samples"] == expected_record["samples"] == 48
+    assert record["run"]["samples_per_update"] * record["step"] == 48
+    for name in record["run"].keys() - {"config"}:
+        assert record["run"][name] == expected_record["run"][name], name
+    assert record["validation"] == expected_record["validation"]
     assert record["operating_point"] == expected_record["operating_point"]
 
 

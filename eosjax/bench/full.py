@@ -39,10 +39,10 @@ from eosjax.reports.bench_plots import policy_curves
 from eosjax.reports.bench_tables import buffer_rows, policy_quality
 from eosjax.reports.plots import svg
 from eosjax.reports.tables import markdown
-from eosjax.runs.data import RunData, episode_ends, open_data
-from eosjax.runs.load import SavedRun, load_run, restore_part
-from eosjax.runs.policy_source import PolicySource
 from eosjax.training.keys import evaluation_keys
+from eosjax.runs.checkpoint import restore_part
+from eosjax.runs.data import RunData, episode_ends, reopen_data
+from eosjax.runs.load import SavedRun, load_run, open_tokenizer
 from eosjax.training.loop import run
 from eosjax.training.state import init_state, make_buffer, make_learner
 from eosjax.types import Batch, UserError
@@ -116,8 +116,8 @@ def _finished(config: TrainConfig) -> bool:
 
 def look(config: TrainConfig) -> dict[str, Any]:
     """All figures of a finished run: of its last checkpoint on held-out episodes, and of its buffer at half time and at the end."""
-    data = open_data(config, PolicySource.open(config))
     saved = load_run(config.run_dir, config.max_steps)
+    data = reopen_data(saved.config, saved.record.run, open_tokenizer(config.run_dir, saved.record))
     held_out = held_out_figures(saved, data)
     content: dict[str, Any] = {"held_out": {name: _defined(figures) for name, figures in held_out.items()}}
     if config.eos_loss == BALANCED_BUFFER:
@@ -139,14 +139,15 @@ def held_out_figures(saved: SavedRun, data: RunData) -> dict[str, dict[str, floa
     """
     assert data.val is not None
     episodes = chunked_episodes(saved, data.val)
-    how = selection(saved.config, saved.record["share_of_ends"], episode_ends(data.train))
+    how = selection(saved.config, saved.record.run.share_of_ends, episode_ends(data.train))
     points = cross_fit(episodes, how)
     unfitted = [OperatingPoint.unseen(how.exact, saved.config.eos_threshold).dense(each) for each in episodes]
     fitted = [point.dense(each) for point, each in zip(points, episodes, strict=True)]
     decisions = measure_decisions([point.deployed(each) for point, each in zip(points, episodes, strict=True)], replicates=0)
     measured = compare_methods({HEAD: unfitted, **baselines_on(data.mixture, data.train.anchors, data.val.episodes)}, replicates=0).measured
     figures = {name: dict(each.values) for name, each in measured.items()}
-    figures[HEAD]["val/action_loss"] = saved.record["validation"]["val/action_loss"]
+    assert saved.record.validation is not None
+    figures[HEAD]["val/action_loss"] = saved.record.validation.figures["val/action_loss"]
     figures[HEAD] |= {f"{DEPLOYED}{name}": value for name, value in decisions.values.items()}
     for kind, scored in (("exact", unfitted), ("fitted", fitted)):
         values = measure_scores(scored, saved.config.eos_threshold, replicates=0).values
@@ -180,12 +181,12 @@ def hidden_fn(policy: Policy) -> Callable[[Params, Batch], jax.Array]:
     return hidden
 
 
-def load_buffer(run: SavedRun, run_dir: Path) -> BalancedBufferState | None:
-    """The buffer as the checkpoint has it, in NumPy arrays; None for a run without one. `run`: of `run_dir`."""
+def load_buffer(run: SavedRun) -> BalancedBufferState | None:
+    """The buffer as the checkpoint has it, in NumPy arrays; None for a run without one."""
     learner = make_learner(run.config, run.vla_config)
     trained, _ = split_params(abstract_params(run.config, run.vla_config))
     shapes = jax.eval_shape(lambda params: init_state(learner, params, jax.random.key(0)).buffer, trained)
-    return None if shapes is None else restore_part(run_dir, run.step, "buffer", shapes)[0]
+    return None if shapes is None else restore_part(run.chosen.folder, "buffer", shapes, run.record)
 
 
 def look_at_buffer(config: TrainConfig, data: RunData, step: int) -> dict[str, float]:
@@ -198,7 +199,7 @@ def look_at_buffer(config: TrainConfig, data: RunData, step: int) -> dict[str, f
       rows of the batches that come next.
     """
     saved = load_run(config.run_dir, step)
-    buffer, state = make_buffer(config), load_buffer(saved, config.run_dir)
+    buffer, state = make_buffer(config), load_buffer(saved)
     assert state is not None
     rows, now = buffer.contents(state), int(state.adds)
     rings = {"positive": state.positive, "negative": state.negative}

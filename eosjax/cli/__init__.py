@@ -19,6 +19,7 @@ COMMANDS = {
     "prepare": "build the frame store of a dataset ahead of its first use",
     "inspect": "report what is in a dataset, and whether its sub-step labels fit",
     "label": "make sub-step labels for a pick-and-place dataset that has none",
+    "show": "tell what a training run is, and what is here of what it needs",
     "export": "write the policy of a training run for PyTorch: heads, PEFT adapter or merged checkpoint",
     "evaluate": "measure how well the policy of a training run tells the ends of sub-steps",
     "cache-hidden": "keep what the policy of a training run sees, to train heads from it",

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from eosjax.bench.cache import Columns, check_new, fingerprint, write_cache
 from eosjax.bench.full import hidden_fn
-from eosjax.cli.trained import add_run_flags, load_with_eos, open_run_data
+from eosjax.cli.trained import add_checkpoint_flags, add_place_flags, load_with_eos, open_run_data
 from eosjax.config import TrainConfig
 from eosjax.data.samples.loader import EvalLoader
 from eosjax.data.samples.source import SampleSource
@@ -29,7 +29,8 @@ from eosjax.types import UserError
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of the command."""
-    add_run_flags(parser)
+    add_checkpoint_flags(parser)
+    add_place_flags(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the hidden states; must be new or empty")
 
 
@@ -37,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     """Runs the policy and writes."""
     check_new(args.out)
     saved = load_with_eos(args)
-    config, data = open_run_data(args, saved)
+    config, data = saved.config, open_run_data(args, saved)
     source = all_episodes(args.checkpoint, data)
     columns = _columns(source, data)
     shape = saved.vla_config

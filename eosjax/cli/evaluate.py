@@ -1,4 +1,5 @@
-"""Runs the policy of a training run over the episodes that it was validated on, and measures how well it tells the ends of sub-steps.
+"""Runs the policy of a training run over the episodes that it was validated on, or over another labelled dataset (--dataset_name), and
+measures how well it tells the ends of sub-steps.
 
 Writes metrics.json and report.html, like `eosjax score`, with pictures: by what every step is judged in (dense protocol), and by what fires
 where a robot would plan (deployed protocol), at the operating point that is stored with the checkpoint; and baselines without images."""
@@ -6,17 +7,18 @@ where a robot would plan (deployed protocol), at the operating point that is sto
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import functools
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from tqdm import tqdm
 
 from eosjax.cli.score import refuse_results, write_report
-from eosjax.cli.trained import add_run_flags, load_with_eos, open_run_data
-from eosjax.config import TrainConfig
+from eosjax.cli.trained import add_checkpoint_flags, add_place_flags, load_with_eos, open_run_data, placed
+from eosjax.data.labels import FORMATS
 from eosjax.data.samples.loader import EvalLoader
 from eosjax.data.samples.source import SampleSource
 from eosjax.ends.baselines import baselines_on
@@ -25,9 +27,9 @@ from eosjax.ends.operating_points import OperatingPoint, cross_fit, selection
 from eosjax.models.parts import split_params
 from eosjax.reports.evaluation import PolicyEvaluation
 from eosjax.reports.pages import evaluate_page
-from eosjax.runs.data import RunData, episode_ends
-from eosjax.runs.load import SavedRun
-from eosjax.training.parallel import DataParallel, choose_devices
+from eosjax.runs.data import RunData, episode_ends, open_other_data
+from eosjax.runs.load import SavedRun, open_tokenizer
+from eosjax.training.parallel import DataParallel, Device, choose_devices
 from eosjax.training.state import make_learner
 from eosjax.training.validation import Predictions, predict_split
 from eosjax.types import Batch, UserError
@@ -37,13 +39,29 @@ SPLITS = ("val", "train")
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of the command."""
-    add_run_flags(parser)
+    add_checkpoint_flags(parser)
     parser.add_argument("--split", choices=SPLITS, default="val", help="episodes that were held out, or those of training (%(default)s)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder for the results (RUN/evaluation/STEP-SPLIT); must not have any yet")
     parser.add_argument("--threshold", type=float, metavar="P", help="probability from which a step ends a sub-step (the stored one)")
     parser.add_argument(
         "--nms", type=int, default=NMS_WINDOW, metavar="W", help="a firing rules out lower ones up to W steps away (%(default)s)"
     )
+    parser.add_argument("--num_devices", type=int, default=0, metavar="N", help="devices to run on (0: all)")
+    add_place_flags(parser)
+    other = parser.add_argument_group("another labelled dataset, instead of the run's own")
+    other.add_argument("--dataset_name", metavar="NAME", help="evaluate on all labelled episodes of this dataset, in --data_root_dir")
+    other.add_argument("--dataset_specs", type=Path, metavar="FILE", help="YAML file with its description")
+    other.add_argument("--substep_labels_format", choices=FORMATS, default="auto", help="format of its labels (%(default)s)")
+    other.add_argument("--statistics_of", metavar="NAME", help="dataset of the run whose statistics it is normalised with (the only one)")
+
+
+class _Subject(NamedTuple):
+    """What is evaluated on."""
+
+    name: str  # of the folder of the results
+    title: str
+    source: SampleSource
+    own: RunData | None  # the data of the run, if they are those
 
 
 def run(args: argparse.Namespace) -> int:
@@ -52,39 +70,51 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--threshold: expected a probability above 0, up to 1, got {args.threshold:g}")
     if args.nms < 0:
         raise UserError(f"--nms: expected 0 steps or more, got {args.nms}")
+    devices = choose_devices(args.num_devices)
     saved = load_with_eos(args)
     point = saved.operating_point
     assert point is not None
     if args.threshold is not None:
         point = point.at(args.threshold)
-    out = args.out or args.checkpoint / "evaluation" / f"{saved.step}-{args.split}"
+    out = args.out or args.checkpoint / "evaluation" / f"{saved.step}-{args.dataset_name or args.split}"
     refuse_results(out)
-    config, data = open_run_data(args, saved)
-    source = _split(args, data)
-    found = _predict(saved, config, source)
-    title = f"{args.checkpoint.name}, step {saved.step}, {args.split} split"
-    without = _points_without(args, saved, data, found, point)
-    report = PolicyEvaluation.of(
-        title, found.episodes, point, without, baselines_on(data.mixture, data.train.anchors, source.episodes), args.nms
-    )
-    pictures = functools.partial(_pictures, source)
-    paths = write_report(out, report.to_json(), evaluate_page(report, pictures))
+    subject = _other(args, saved) if args.dataset_name else _own(args, saved)
+    found = _predict(saved, subject.source, devices)
+    baselines = baselines_on(subject.own.mixture, subject.own.train.anchors, subject.source.episodes) if subject.own else {}
+    without = _points_without(args, saved, subject, found, point)
+    report = PolicyEvaluation.of(subject.title, found.episodes, point, without, baselines, args.nms)
+    paths = write_report(out, report.to_json(), evaluate_page(report, functools.partial(_pictures, subject.source)))
     action_loss = f"action loss              {found.action_loss:.4f}"
     print("\n\n".join([report.to_text(), action_loss, "\n".join(f"written: {path}" for path in paths)]))
     return 0
 
 
-def _split(args: argparse.Namespace, data: RunData) -> SampleSource:
-    """The samples to judge."""
+def _own(args: argparse.Namespace, saved: SavedRun) -> _Subject:
+    """A split of the data that the run was trained on."""
+    for name in ("dataset_specs", "statistics_of"):
+        if getattr(args, name) is not None:
+            raise UserError(f"--{name}: is about another dataset; name it with --dataset_name. The run's own are described in its record")
+    data = open_run_data(args, saved)
     source = data.val if args.split == "val" else data.train
     if source is None:
         raise UserError(f"--split val: {args.checkpoint} held out no episodes (--use_val_set False)")
-    return source
+    return _Subject(args.split, f"{args.checkpoint.name}, step {saved.step}, {args.split} split", source, data)
 
 
-def _predict(saved: SavedRun, config: TrainConfig, source: SampleSource) -> Predictions:
+def _other(args: argparse.Namespace, saved: SavedRun) -> _Subject:
+    """All labelled episodes of a dataset that the run was not trained on."""
+    record = saved.record.run
+    like = record.dataset(args.statistics_of)
+    changes = {name: getattr(args, name) for name in ("dataset_name", "dataset_specs", "substep_labels_path", "substep_labels_format")}
+    config = dataclasses.replace(placed(args, saved), **changes)
+    source = open_other_data(config, record, like, open_tokenizer(saved.folder, saved.record))
+    title = f"{args.checkpoint.name}, step {saved.step}, on {args.dataset_name} with the statistics of {like.name}"
+    return _Subject(args.dataset_name, title, source, None)
+
+
+def _predict(saved: SavedRun, source: SampleSource, devices: list[Device]) -> Predictions:
     """All samples of a split through the policy."""
-    devices = choose_devices(config.num_devices)
+    config = saved.config
     parallel = DataParallel(make_learner(config, saved.vla_config), devices)
     trainable, frozen = (parallel.replicate(tree) for tree in split_params(saved.params))
 
@@ -97,12 +127,12 @@ def _predict(saved: SavedRun, config: TrainConfig, source: SampleSource) -> Pred
 
 
 def _points_without(
-    args: argparse.Namespace, saved: SavedRun, data: RunData, found: Predictions, point: OperatingPoint
+    args: argparse.Namespace, saved: SavedRun, subject: _Subject, found: Predictions, point: OperatingPoint
 ) -> list[OperatingPoint]:
     """For each episode a point that was chosen without it; none where the episodes had no part in the choice, or are too few."""
-    if args.split != "val" or args.threshold is not None or not point.episodes or len(found.episodes) < 2:
+    if subject.own is None or args.split != "val" or args.threshold is not None or not point.episodes or len(found.episodes) < 2:
         return []
-    return cross_fit(found.episodes, selection(saved.config, saved.record["share_of_ends"], episode_ends(data.train)))
+    return cross_fit(found.episodes, selection(saved.config, saved.record.run.share_of_ends, episode_ends(subject.own.train)))
 
 
 def _pictures(source: SampleSource, episode: int, step: int) -> tuple[bytes, ...]:

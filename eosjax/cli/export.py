@@ -20,15 +20,16 @@ from safetensors import SafetensorError
 from tqdm import tqdm
 
 from eosjax.cli.common import add_boolean_flag
+from eosjax.cli.trained import add_checkpoint_flags, load
 from eosjax.config import DEMO_MODEL
-from eosjax.data.stats import STATS_FILE
+from eosjax.data.stats import STATS_FILE, save_stats
 from eosjax.ends.calibration import trained_prior
 from eosjax.ends.operating_points import OperatingPoint
 from eosjax.models.film import join_film
 from eosjax.models.hf import export, film, weights
-from eosjax.models.hf.pretrained import FILM_FILE, PARTS, Pretrained
+from eosjax.models.hf.pretrained import FILM_FILE, PARTS
 from eosjax.models.hf.table import layout_of
-from eosjax.runs.load import SavedRun, check_base, load_run
+from eosjax.runs.load import SavedRun, check_base, open_base
 from eosjax.types import UserError
 
 CALIBRATION_FILE = "eos_calibration.json"
@@ -36,8 +37,7 @@ CALIBRATION_FILE = "eos_calibration.json"
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of the command."""
-    parser.add_argument("--checkpoint", type=Path, required=True, metavar="RUN", help="folder of the training run")
-    parser.add_argument("--step", type=int, metavar="N", help="which of its checkpoints (the newest)")
+    add_checkpoint_flags(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write; it must not exist, or be empty")
     parser.add_argument("--format", choices=("peft", "merged", "heads"), required=True, help="what to write beside the heads")
     add_boolean_flag(parser, "--torch", "write the heads as .pt files, which OpenVLA-OFT reads; needs torch (else: safetensors)")
@@ -51,31 +51,31 @@ def run(args: argparse.Namespace) -> int:
     if not args.max_shard_gb > 0:
         raise UserError(f"--max_shard_gb: expected more than 0, got {args.max_shard_gb}")
     with _new_folder(args.out) as folder:
-        saved = load_run(args.checkpoint, args.step, with_base=False)
+        saved = load(args, with_base=False)
         if args.format == "peft":
             _write_adapter(saved, folder)
         if args.format == "merged":
-            _write_merged(saved, folder, int(args.max_shard_gb * 1e9))
-        _write_heads(saved, folder, as_torch=args.torch)
+            _write_merged(saved, args.vla_path, folder, int(args.max_shard_gb * 1e9))
+        _write_heads(saved, args.vla_path, folder, as_torch=args.torch)
     print(f"written: {args.out} ({args.format}, step {saved.step})")
     return 0
 
 
-def _write_heads(run: SavedRun, folder: Path, *, as_torch: bool) -> None:
+def _write_heads(run: SavedRun, vla_path: str | None, folder: Path, *, as_torch: bool) -> None:
     for part in PARTS:
         if part in run.params:
             tensors = weights.export_part(layout_of(part, run.vla_config), run.params[part])
             export.write_part(folder, part, tensors.items(), run.step, as_torch=as_torch)
     if "film" in run.params:
-        export.write_part(folder, FILM_FILE, _vision_with_film(run), run.step, as_torch=as_torch)
-    export.write_json(folder / STATS_FILE, run.statistics)
+        export.write_part(folder, FILM_FILE, _vision_with_film(run, vla_path), run.step, as_torch=as_torch)
+    save_stats(folder / STATS_FILE, {each.name: each.statistics for each in run.record.run.datasets})
     if (point := run.operating_point) is not None:
         export.write_json(folder / CALIBRATION_FILE, _calibration(run, point))
 
 
 def _calibration(run: SavedRun, point: OperatingPoint) -> dict[str, Any]:
     """Everything between a raw logit and a decision, for code that does not have this package."""
-    share = run.record["share_of_ends"]
+    share = run.record.run.share_of_ends
     return {
         "formula": (
             "logit p = scale * (f + shift) + bias, where f = z, the raw logit, if gamma is 0, and otherwise "
@@ -91,13 +91,15 @@ def _calibration(run: SavedRun, point: OperatingPoint) -> dict[str, Any]:
         "plain_threshold": point.plain_threshold,
         "chosen_by": point.chosen_by,
         "held_out_episodes": point.episodes,
+        "step": run.step,
+        "chosen_at_step": run.record.validation.step if run.record.validation else None,
     }
 
 
-def _vision_with_film(run: SavedRun) -> Iterator[export.Tensor]:
+def _vision_with_film(run: SavedRun, vla_path: str | None) -> Iterator[export.Tensor]:
     """The encoders as the original keeps them with FiLM: base weights, low-rank branches and FiLM layers together."""
     from_demo = run.config.vla_path == DEMO_MODEL
-    base = {} if from_demo else Pretrained.open(run.config.vla_path, run.config.vla_revision).tensors
+    base = {} if from_demo else open_base(run, vla_path).tensors
     params = run.params["vla"] if "vla" in run.params else film.base_vision(base, run.vla_config)
     variables = {"params": join_film(params, run.params["film"]), "lora": run.params.get("lora", {})}
     return film.export_film(variables, run.vla_config, base)
@@ -109,10 +111,10 @@ def _write_adapter(run: SavedRun, folder: Path) -> None:
     export.write_adapter(folder, run.params["lora"], run.vla_config, run.config.vla_path)
 
 
-def _write_merged(run: SavedRun, folder: Path, max_bytes: int) -> None:
+def _write_merged(run: SavedRun, vla_path: str | None, folder: Path, max_bytes: int) -> None:
     if run.config.vla_path == DEMO_MODEL:
         raise UserError("--format merged: the demo policy comes from no checkpoint of the PyTorch side; use --format heads")
-    base = Pretrained.open(run.config.vla_path, run.config.vla_revision)
+    base = open_base(run, vla_path)
     check_base(run, base)
     tensors = export.merged_tensors(base.tensors, run.vla_config, run.params)
     shown = tqdm(tensors, total=len(base.tensors), desc="writing weights", unit="tensor", disable=not sys.stderr.isatty())

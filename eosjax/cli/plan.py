@@ -100,7 +100,7 @@ def policy_shape(config: TrainConfig, spec: DatasetSpec) -> tuple[VLAConfig, str
     else:
         pretrained, source = _Outline(folder, content=files.read_json(folder, "config.json")), "shapes from its config.json"
     # The tokenizer matters to the demo alone, whose vocabulary it makes.
-    return PolicySource(pretrained, tokenizer).vla_config(config, spec), source
+    return PolicySource(pretrained, tokenizer, b"").vla_config(config, spec), source
 
 
 def _download_config(name: str, revision: str | None) -> Path:

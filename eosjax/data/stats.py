@@ -152,11 +152,15 @@ def load_stats(path: str | Path, name: str) -> DatasetStats:
     if not isinstance(datasets, dict) or not isinstance(datasets.get(name), dict):
         found = ", ".join(datasets) if isinstance(datasets, dict) else ""
         raise StatsError(f"{path}: expected statistics of {name!r}, found those of {found or 'none'}")
-    body = datasets[name]
-    steps, episodes = body.get("num_transitions"), body.get("num_trajectories")
+    return stats_from_json(datasets[name], f"{path}: {name}")
+
+
+def stats_from_json(content: Mapping[str, Any], where: str = "statistics") -> DatasetStats:
+    """The statistics of one dataset from what `stats_to_json` has of it; `StatsError`, beginning with `where`, if they are not."""
+    steps, episodes = content.get("num_transitions"), content.get("num_trajectories")
     if not isinstance(steps, int) or not isinstance(episodes, int):
-        raise StatsError(f"{path}: {name}: num_transitions, num_trajectories: expected whole numbers, got {steps}, {episodes}")
-    action, proprio = (_field(body.get(key), f"{path}: {name}/{key}") for key in ("action", "proprio"))
+        raise StatsError(f"{where}: num_transitions, num_trajectories: expected whole numbers, got {steps}, {episodes}")
+    action, proprio = (_field(content.get(key), f"{where}/{key}") for key in ("action", "proprio"))
     return DatasetStats(action, proprio, steps, episodes)
 
 

@@ -1,15 +1,14 @@
-"""Checkpoints: the whole training state, so that a resumed run goes on bit for bit.
+"""Checkpoints: the whole training state and the record of the run, so that a resumed run goes on bit for bit.
 
-A checkpoint holds the `TrainState` (step, trainable parts, optimizer, buffer, key, metric window) and a JSON record (data cursor,
-configuration, dataset statistics, validation results, fingerprints). Orbax writes it asynchronously and atomically; what Orbax does not
-see, a file that changed on disk, the fingerprints do.
+A checkpoint holds the training state (a pytree of arrays) and a `CheckpointRecord`. Orbax writes both asynchronously and atomically. What
+Orbax does not see, a file that changed on disk, the fingerprints and the checksum of the record do.
 """
 
 from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,10 +19,11 @@ import orbax.checkpoint as ocp
 from jax.sharding import Sharding
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
+from eosjax.runs.record import CheckpointRecord, RecordError
 from eosjax.types import UserError
 
-T = TypeVar("T")
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 class CheckpointError(UserError):
@@ -43,37 +43,35 @@ class Checkpoints:
         policy = preservation_policy.AnyPreservationPolicy(
             [
                 preservation_policy.LatestN(keep),
-                preservation_policy.BestN(get_metric_fn=_score, n=1, keep_checkpoints_without_metrics=False),
+                preservation_policy.BestN(get_metric_fn=lambda metrics: metrics["score"], n=1, keep_checkpoints_without_metrics=False),
             ]
         )
         self._manager = ocp.CheckpointManager(self.directory, options=ocp.CheckpointManagerOptions(preservation_policy=policy))
 
-    def save(self, step: int, state: Any, record: Mapping[str, Any], score: float | None) -> None:
+    def save(self, state: Any, record: CheckpointRecord) -> None:
         """Starts to write a checkpoint and returns; the state may be donated at once.
 
         Args:
-          step: number of updates made.
           state: the training state.
-          record: JSON-serialisable facts to keep with it.
-          score: validation score, higher is better; None where nothing was validated.
+          record: of the checkpoint; its fingerprints are those of `state`.
         """
-        content = dict(record) | {"fingerprints": fetch_fingerprints(state)}
         self._manager.save(
-            step,
-            args=ocp.args.Composite(state=ocp.args.StandardSave(state), record=ocp.args.JsonSave(content)),
-            metrics=None if score is None else {"score": score},
+            record.step,
+            args=ocp.args.Composite(state=ocp.args.StandardSave(state), record=ocp.args.JsonSave(record.to_json())),
+            metrics=None if record.score is None else {"score": record.score},
         )
 
     def steps(self) -> list[int]:
         """Steps of the checkpoints on disk, oldest first."""
         return sorted(self._manager.all_steps())
 
-    def restore(self, template: T, sharding: Sharding) -> tuple[T, dict[str, Any]]:
+    def restore(self, template: T, sharding: Sharding, check: Callable[[CheckpointRecord], None]) -> tuple[T, CheckpointRecord]:
         """Restores the newest checkpoint that is whole, and moves damaged ones aside with a warning.
 
         Args:
           template: a state of the run, or its shapes and dtypes.
           sharding: where its arrays go. The number of devices may differ from that of the saving run.
+          check: called with the record before the state is read; what it raises is raised, and no checkpoint is moved.
 
         Returns:
           The state and the record saved with it.
@@ -84,11 +82,19 @@ class Checkpoints:
         shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), template)
         faults: list[str] = []
         for step in reversed(self.steps()):
+            folder = self.directory / str(step)
             try:
-                state, record = self._restore(step, shapes)
+                record = read_record(folder)
+            except CheckpointError as error:
+                faults.append(str(error))
+                log.warning("%s", error)
+                continue
+            check(record)
+            try:
+                state = self._restore(step, shapes, record)
             except Exception as error:  # whatever a damaged file makes the readers raise
-                faults.append(f"{self.directory / str(step)}: {_first_line(error)}")
-                log.warning("checkpoint %s is damaged: %s", self.directory / str(step), _first_line(error))
+                faults.append(f"{folder}: {_first_line(error)}")
+                log.warning("checkpoint %s is damaged: %s", folder, _first_line(error))
                 continue
             for damaged in [s for s in self.steps() if s > step]:
                 self._set_aside(damaged)
@@ -105,14 +111,10 @@ class Checkpoints:
         """Waits for pending writes and releases the threads."""
         self._manager.close()
 
-    def _restore(self, step: int, shapes: T) -> tuple[T, dict[str, Any]]:
-        args = ocp.args.Composite(state=ocp.args.StandardRestore(shapes), record=ocp.args.JsonRestore())
-        restored = self._manager.restore(step, args=args)
-        expected, found = restored["record"].pop("fingerprints"), fetch_fingerprints(restored["state"])
-        changed = [name for name in found if expected.get(name) != found[name]]
-        if changed or expected.keys() != found.keys():
-            raise CheckpointError(f"the content of {', '.join(changed[:3]) or 'the state'} is not what was saved")
-        return restored["state"], restored["record"]
+    def _restore(self, step: int, shapes: T, record: CheckpointRecord) -> T:
+        state = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(shapes)))["state"]
+        _check_content(record.fingerprints, fetch_fingerprints(state))
+        return state
 
     def _set_aside(self, step: int) -> None:
         source = self.directory / str(step)
@@ -125,8 +127,73 @@ class Checkpoints:
         log.warning("moved %s to %s", source, target)
 
 
-def _score(metrics: Mapping[str, float]) -> float:
-    return metrics["score"]
+def checkpoint_steps(directory: Path) -> list[int]:
+    """Steps of the checkpoints in a folder, oldest first; none where there is no folder."""
+    return sorted(ocp.utils.checkpoint_steps(directory.absolute())) if directory.is_dir() else []
+
+
+def read_record(folder: Path) -> CheckpointRecord:
+    """The record of a checkpoint, without its arrays.
+
+    Raises:
+      CheckpointError: there is none, it is damaged, or another version of eosjax wrote it.
+    """
+    try:
+        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+            content = checkpointer.restore(folder.absolute(), args=ocp.args.Composite(record=ocp.args.JsonRestore()))["record"]
+    except Exception as error:  # whatever a damaged file makes the reader raise
+        raise CheckpointError(f"{folder}: damaged: {_first_line(error)}") from error
+    try:
+        return CheckpointRecord.from_json(content)
+    except RecordError as error:
+        raise CheckpointError(f"{folder}: {error}") from error
+
+
+def restore_part(folder: Path, part: str, shapes: T, record: CheckpointRecord) -> T:
+    """A part of the training state in a checkpoint as NumPy arrays, checked.
+
+    Args:
+      folder: of the checkpoint.
+      part: a field of the training state, such as `trainable`.
+      shapes: of its arrays.
+      record: of the checkpoint.
+
+    Raises:
+      CheckpointError: the checkpoint is damaged, or its arrays have other shapes.
+    """
+    wanted = {part: shapes}
+    as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
+    args = ocp.args.Composite(state=ocp.args.PyTreeRestore(wanted, restore_args=as_numpy, partial_restore=True))
+    try:
+        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+            arrays = checkpointer.restore(folder.absolute(), args=args)["state"][part]
+    except Exception as error:  # whatever a damaged file makes the readers raise
+        raise CheckpointError(f"{folder}: damaged: {_first_line(error)}") from error
+    _check_shapes(folder, shapes, arrays)
+    found = {f".{part}{name}": value for name, value in fetch_fingerprints(arrays).items()}
+    expected = {name: value for name, value in record.fingerprints.items() if name.startswith((f".{part}[", f".{part}."))}
+    try:
+        _check_content(expected, found)
+    except CheckpointError as error:
+        raise CheckpointError(f"{folder}: damaged: {error}") from error
+    return arrays
+
+
+def _check_content(expected: Any, found: dict[str, int]) -> None:
+    changed = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+    if changed:
+        raise CheckpointError(f"the content of {', '.join(changed[:3])} is not what was saved")
+
+
+def _check_shapes(folder: Path, expected: Any, found: Any) -> None:
+    """Raises `CheckpointError` for an array that is not as expected: Orbax looks at no shape, and leaves what is not there as a shape."""
+    arrays = dict(jax.tree_util.tree_leaves_with_path(found))
+    for path, leaf in jax.tree_util.tree_leaves_with_path(expected):
+        array = arrays[path]
+        if not isinstance(array, np.ndarray) or (array.shape, array.dtype) != (leaf.shape, leaf.dtype):
+            got = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else "nothing"
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            raise CheckpointError(f"{folder}: {name}: expected {leaf.dtype} {leaf.shape}, as the record describes the policy, got {got}")
 
 
 def _first_line(error: Exception) -> str:

@@ -1,21 +1,29 @@
-"""The data of a run, opened and joined with their labels."""
+"""The data of a run, opened and joined with their labels; and other labelled data, to evaluate a run on."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from eosjax.config import DEMO_DATASET, MixtureMember, TrainConfig
-from eosjax.data.frames.store import open_store
-from eosjax.data.labels import import_labels, join_labels, task_labels
+from eosjax.config import DEMO_DATASET, TrainConfig
+from eosjax.data.frames.store import FrameStore, open_store
+from eosjax.data.labels import Labels, import_labels, join_labels, task_labels
 from eosjax.data.samples.mixture import LabelledDataset, Mixture, stored_stats
 from eosjax.data.samples.source import SampleSource, split_mixture
-from eosjax.data.specs import spec_for
+from eosjax.data.samples.tokens import PromptTokenizer
+from eosjax.data.specs import DatasetSpec, spec_for
+from eosjax.data.stats import DatasetStats
 from eosjax.demo.dataset import ensure_demo
 from eosjax.runs.policy_source import PolicySource
+from eosjax.runs.record import DatasetRecord, RunRecord, describe_differences, differences, fingerprint
+from eosjax.types import UserError
+
+# Fields of a description that say where things are in the files of a dataset, and nothing of what a policy sees or does.
+_PLACES = ("image_keys", "state_keys", "action_key", "instruction_key", "skip_first")
 
 
 class RunData(NamedTuple):
@@ -29,43 +37,127 @@ class RunData(NamedTuple):
 def open_data(config: TrainConfig, policy: PolicySource) -> RunData:
     """Opens the datasets (the demo is generated and frame stores are built on first use) and joins them with their labels.
 
+    Args:
+      config: says which data, where they are, and where they are described.
+      policy: that is to be trained on them.
+
     Raises:
       eosjax.data.specs.SpecError: a dataset that nobody has described.
       eosjax.data.rlds.episodes.DatasetError: a dataset cannot be read.
       eosjax.data.labels.LabelError: the labels do not fit a dataset; lists the episodes.
       UserError: datasets that cannot be mixed, or have fewer cameras than `num_images_in_input`.
     """
+    specs = {member.name: spec_for(member.name, config.dataset_specs) for member in config.mixture}
+    model = policy.vla_config(config, specs[config.mixture[0].name])
+    return _open(config, specs, policy.tokenizer, model.dino.image_size)
+
+
+def _open(config: TrainConfig, specs: Mapping[str, DatasetSpec], tokenizer: PromptTokenizer, image_size: int) -> RunData:
     sources = zip(config.mixture, config.label_paths, strict=True)
-    mixture = Mixture([_open_dataset(config, member, labels) for member, labels in sources])
+    mixture = Mixture([_open_dataset(config, member.name, member.weight, specs[member.name], labels) for member, labels in sources])
     train, val = split_mixture(mixture, config.val_share if config.use_val_set else 0.0, config.seed)
-    source = SampleSource(
+    source = _source(config, mixture, train, tokenizer, image_size)
+    return RunData(mixture, source, dataclasses.replace(source, episodes=val) if len(val) else None)
+
+
+def reopen_data(config: TrainConfig, record: RunRecord, tokenizer: PromptTokenizer) -> RunData:
+    """The data of a run as it was trained on, with the recorded descriptions and statistics.
+
+    Args:
+      config: that of the run, with the places where the data are now.
+      record: of the run.
+      tokenizer: of the run.
+
+    Raises:
+      UserError: the data are not those of the run; names every difference. Otherwise as `open_data`.
+    """
+    specs = {each.name: each.spec for each in record.datasets}
+    data = _open(config, specs, tokenizer, record.model.dino.image_size)
+    found = differences(_contents(record.datasets), _contents(dataset_records(data)))
+    if found:
+        raise UserError(f"the data are not those that the run was trained on:\n{describe_differences(found)}")
+    statistics = {each.name: each.statistics for each in record.datasets}
+    mixture = Mixture([dataclasses.replace(each, stats=statistics[each.name]) for each in data.mixture.datasets])
+    return RunData(mixture, *(split and dataclasses.replace(split, data=mixture) for split in data[1:]))  # pyright: ignore[reportArgumentType]
+
+
+def open_other_data(config: TrainConfig, record: RunRecord, like: DatasetRecord, tokenizer: PromptTokenizer) -> SampleSource:
+    """All labelled episodes of a dataset that the run was not trained on, normalised with the statistics of one that it was.
+
+    Args:
+      config: that of the run, with name, place, description and labels of the other dataset.
+      record: of the run.
+      like: the dataset of the run whose description must fit and whose statistics are taken.
+      tokenizer: of the run.
+
+    Raises:
+      UserError: several datasets, no labels, or a description that does not fit; names the fields. Otherwise as `open_data`.
+    """
+    if len(config.mixture) != 1:
+        raise UserError(f"--dataset_name {config.dataset_name}: expected one dataset to evaluate on, got {len(config.mixture)}")
+    name = config.mixture[0].name
+    spec = spec_for(name, config.dataset_specs)
+    found = [each for each in differences(like.spec, spec) if each.what.partition(".")[0] not in _PLACES]
+    if found:
+        raise UserError(
+            f"--dataset_name {name}: its description does not fit {like.name}, which the run was trained on:\n{describe_differences(found)}"
+        )
+    dataset = _open_dataset(config, name, 1.0, spec, config.label_paths[0], like.statistics)
+    episodes = np.flatnonzero(dataset.labels.labelled)
+    return _source(config, Mixture([dataset]), episodes, tokenizer, record.model.dino.image_size)
+
+
+def _source(config: TrainConfig, mixture: Mixture, episodes: np.ndarray, tokenizer: PromptTokenizer, image_size: int) -> SampleSource:
+    return SampleSource(
         data=mixture,
-        tokenizer=policy.tokenizer,
-        episodes=train,
-        image_size=policy.vla_config(config, mixture.spec).dino.image_size,
+        tokenizer=tokenizer,
+        episodes=episodes,
+        image_size=image_size,
         num_images=config.num_images_in_input,
         use_proprio=config.use_proprio,
         image_aug=config.image_aug,
         rephrase=config.rephrase,
         seed=config.seed,
     )
-    held_out = dataclasses.replace(source, episodes=val) if len(val) else None
-    return RunData(mixture, source, held_out)
 
 
-def _open_dataset(config: TrainConfig, member: MixtureMember, labels_path: Path | None) -> LabelledDataset:
+def _open_dataset(
+    config: TrainConfig, name: str, weight: float, spec: DatasetSpec, labels_path: Path | None, stats: DatasetStats | None = None
+) -> LabelledDataset:
     data_root = config.data_root_dir
-    if member.name == DEMO_DATASET:
+    if name == DEMO_DATASET:
         generated = ensure_demo(config.data_root_dir)
         data_root, labels_path = generated.data_root, labels_path or generated.labels
-    spec = spec_for(member.name, config.dataset_specs)
-    store = open_store(data_root, member.name, spec, config.cache_dir)
-    if config.use_substep_eos and labels_path is not None:
-        table = import_labels(labels_path, member.name, config.substep_labels_format)
-        labels = join_labels(table, store, config.allow_unlabelled)
-    else:
-        labels = task_labels(store)
-    return LabelledDataset(store, spec, labels, stored_stats(store, spec), member.weight)
+    store = open_store(data_root, name, spec, config.cache_dir)
+    labels = _labels(config, name, store, labels_path)
+    return LabelledDataset(store, spec, labels, stats or stored_stats(store, spec), weight)
+
+
+def _labels(config: TrainConfig, name: str, store: FrameStore, path: Path | None) -> Labels:
+    if not config.use_substep_eos:
+        return task_labels(store)
+    if path is None:
+        raise UserError(f"--substep_labels_path is missing: the ends of the sub-steps of {name} come from it")
+    return join_labels(import_labels(path, name, config.substep_labels_format), store, config.allow_unlabelled)
+
+
+def dataset_records(data: RunData) -> tuple[DatasetRecord, ...]:
+    """What the record of a run says of its datasets."""
+    return tuple(
+        DatasetRecord(each.name, each.weight, each.spec, each.stats, each.store.fingerprint, label_fingerprint(each.labels))
+        for each in data.mixture.datasets
+    )
+
+
+def label_fingerprint(labels: Labels) -> str:
+    """SHA-256 of the instruction of every frame, of which frames are ends, and of which episodes are labelled."""
+    texts = "\n".join(labels.instructions).encode()
+    columns = (labels.instruction_ids.astype("<i4"), labels.ends.astype(np.uint8), labels.labelled.astype(np.uint8))
+    return fingerprint(texts, *(column.tobytes() for column in columns))
+
+
+def _contents(datasets: tuple[DatasetRecord, ...]) -> dict[str, dict[str, str]]:
+    return {each.name: {"frames": each.frames, "labels": each.labels} for each in datasets}
 
 
 def share_of_ends(source: SampleSource) -> float:

@@ -1,87 +1,184 @@
-"""The policy of a run, read back from its folder without its data and its optimizer: for serving, evaluation and export."""
+"""A finished run, read back from its folder without its data and its optimizer: for serving, evaluation and export.
+
+run = load_run(Path("runs/my-run"))          # the best checkpoint
+run.record.run.datasets[0].spec              # what its numbers mean
+run.params["eos_head"]                       # its weights
+"""
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import jax
-import numpy as np
-import orbax.checkpoint as ocp
 from flax.traverse_util import flatten_dict
 
-from eosjax import config as configs
-from eosjax import flags
-from eosjax.config import TrainConfig
-from eosjax.data.specs import spec_for
+from eosjax.config import CHECKPOINTS, DEMO_MODEL, TrainConfig
+from eosjax.data.samples.tokens import PromptForm, PromptTokenizer, load_tokenizer
 from eosjax.ends.operating_points import OperatingPoint
 from eosjax.models.hf.pretrained import Pretrained
 from eosjax.models.openvla import VLAConfig
 from eosjax.models.parts import abstract_params, base_parts, split_params
 from eosjax.models.policies import Params
-from eosjax.runs.checkpoint import CheckpointError, fetch_fingerprints
-from eosjax.runs.policy_source import PolicySource
+from eosjax.runs.checkpoint import CheckpointError, checkpoint_steps, fetch_fingerprints, read_record, restore_part
+from eosjax.runs.record import CheckpointRecord, fingerprint
 
-T = TypeVar("T")
+TOKENIZER_FILE = "tokenizer.json"  # in the folder of a run
+BEST, NEWEST = "best", "newest"
 
 
-class SavedRun(NamedTuple):
-    """What a checkpoint holds of a policy."""
+class Chosen(NamedTuple):
+    """A checkpoint of a run."""
 
-    config: TrainConfig
-    vla_config: VLAConfig
-    params: Params  # by part, see `training.state`; what was trained as NumPy arrays, a frozen base on the default device
-    statistics: dict[str, Any]  # the content of dataset_statistics.json
-    step: int  # updates made
-    record: dict[str, Any]  # what `training.loop` saved beside the state
+    folder: Path
+    record: CheckpointRecord
+    why: str  # it and no other, in words
+
+    def sentence(self) -> str:
+        """Which checkpoint it is, for the console."""
+        return f"checkpoint of step {self.record.step} ({self.why})"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SavedRun:
+    """A checkpoint of a run, read.
+
+    Attributes:
+      folder: of the run.
+      chosen: which checkpoint, with its record.
+      params: by part, see `eosjax.models.parts`; what was trained as NumPy arrays, a frozen base on the default device.
+    """
+
+    folder: Path
+    chosen: Chosen
+    params: Params
+
+    @property
+    def record(self) -> CheckpointRecord:
+        """What its numbers mean."""
+        return self.chosen.record
+
+    @property
+    def config(self) -> TrainConfig:
+        """The configuration of the run, as it was used; paths in it may have gone since."""
+        return self.record.run.config
+
+    @property
+    def vla_config(self) -> VLAConfig:
+        """The shape of the policy."""
+        return self.record.run.model
+
+    @property
+    def step(self) -> int:
+        """Updates made."""
+        return self.record.step
 
     @property
     def operating_point(self) -> OperatingPoint | None:
         """What turns the raw logits of the EOS head into decisions; None without that head."""
-        content = self.record["operating_point"]
-        return None if content is None else OperatingPoint.from_json(content)
+        return self.record.operating_point
 
 
-def load_run(run_dir: Path, step: int | None = None, *, with_base: bool = True) -> SavedRun:
+def load_run(run_dir: Path, step: str | int | None = None, *, with_base: bool = True, vla_path: str | None = None) -> SavedRun:
     """The policy of a checkpoint.
 
     Args:
-      run_dir: folder of the run, as `training.loop.run` leaves it.
-      step: which checkpoint; None: the newest.
-      with_base: read the frozen base weights, too, from the run's `vla_path`. A base that was trained is in the checkpoint anyway.
+      run_dir: folder of the run, as `eosjax.training.loop.run` leaves it.
+      step: which checkpoint, see `choose_checkpoint`.
+      with_base: read the frozen base weights, too. A base that was trained is in the checkpoint anyway.
+      vla_path: where the base weights are now; None: where the run found them.
 
     Raises:
-      CheckpointError: no run in the folder, no such checkpoint, one that is damaged or does not fit the run's configuration, or base
-        weights that are not those of the run.
-      eosjax.models.hf.weights.WeightsError: there is nothing at `vla_path` any more, or no such policy.
+      CheckpointError: no run in the folder, no such checkpoint, one that is damaged, or base weights that are not those of the run.
+      eosjax.models.hf.weights.WeightsError: there is nothing at `vla_path`, or no such policy.
     """
-    if not (run_dir / configs.CONFIG_FILE).is_file():
-        raise CheckpointError(f"{run_dir}: no {configs.CONFIG_FILE}; expected the folder of a training run")
-    config = flags.load(run_dir / configs.CONFIG_FILE)
-    folder = _checkpoint_folder(run_dir, step)
-    policy = PolicySource.open(config)
-    vla_config = policy.vla_config(config, spec_for(config.mixture[0].name, config.dataset_specs))
-    trained, frozen = split_params(abstract_params(config, vla_config))
-    params, record = restore_part(run_dir, step, "trainable", trained)
-    if "operating_point" not in record:
-        raise CheckpointError(
-            f"{folder}: written by an earlier version, without an operating point; go on with --resume to write a new one"
-        )
-    if with_base and frozen and policy.pretrained is not None:
-        base = _frozen_base(policy.pretrained.load_base(vla_config, jax.device_put)[0], vla_config)
-        params |= base
-        _compare_base(policy.pretrained, record, fetch_fingerprints(base))
-    return SavedRun(config, vla_config, params, record["statistics"], int(folder.name), record)
+    chosen = choose_checkpoint(run_dir, step)
+    record = chosen.record.run
+    trained, frozen = split_params(abstract_params(record.config, record.model))
+    params = restore_part(chosen.folder, "trainable", trained, chosen.record)
+    run = SavedRun(run_dir, chosen, params)
+    if not with_base or not frozen or record.config.vla_path == DEMO_MODEL:
+        return run
+    pretrained = open_base(run, vla_path)
+    base = _frozen_base(pretrained.load_base(record.model, jax.device_put)[0], record.model)
+    _compare_base(pretrained, run, fetch_fingerprints(base))
+    return dataclasses.replace(run, params=params | base)
+
+
+def choose_checkpoint(run_dir: Path, step: str | int | None = None) -> Chosen:
+    """Which checkpoint of a run is meant; reads the records alone.
+
+    Args:
+      run_dir: folder of the run.
+      step: `best` (the highest validation score), `newest`, or the number of updates made (as a number or text); None: the best one, or
+        the newest where no checkpoint was validated.
+
+    Raises:
+      CheckpointError: no run in the folder, no such checkpoint, or one whose record cannot be read.
+    """
+    directory = run_dir / CHECKPOINTS
+    steps = checkpoint_steps(directory)
+    if not steps:
+        raise CheckpointError(f"{directory}: no checkpoint; expected the folder of a training run")
+    if step in (None, BEST):
+        return _best(directory, steps, required=step == BEST)
+    if step == NEWEST:
+        return Chosen(directory / str(steps[-1]), read_record(directory / str(steps[-1])), "the newest")
+    if str(step) not in map(str, steps):
+        listed = ", ".join(map(str, steps))
+        raise CheckpointError(f"{directory}: no checkpoint of step {step}; expected {BEST}, {NEWEST} or one of {listed}")
+    return Chosen(directory / str(step), read_record(directory / str(step)), "as asked for")
+
+
+def _best(directory: Path, steps: list[int], *, required: bool) -> Chosen:
+    records = [read_record(directory / str(step)) for step in steps]
+    validated = [record for record in records if record.validation is not None and record.score is not None]
+    if not validated:
+        if required:
+            raise CheckpointError(f"{directory}: no checkpoint was validated, so that none is the best; expected {NEWEST} or a step")
+        return Chosen(directory / str(steps[-1]), records[-1], "the newest; none was validated")
+    best = max(validated, key=lambda record: (record.score, record.step))
+    assert best.validation is not None
+    name, value = best.validation.score
+    others = f" of {len(validated)}" if len(validated) > 1 else ""
+    return Chosen(directory / str(best.step), best, f"the best{others} validated: {name} {value:.4f}")
+
+
+def open_tokenizer(run_dir: Path, record: CheckpointRecord) -> PromptTokenizer:
+    """The tokenizer of a run, from its folder.
+
+    Raises:
+      CheckpointError: it is not there or not the one that was trained with, or this version of eosjax words prompts otherwise.
+    """
+    path = run_dir / TOKENIZER_FILE
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}; the folder of a run has its tokenizer") from error
+    if fingerprint(content) != record.run.tokenizer:
+        raise CheckpointError(f"{path}: not the tokenizer that the run was trained with")
+    form = PromptForm.of(record.run.config.rephrase)
+    if form != record.run.prompt:
+        raise CheckpointError(f"{run_dir}: trained on prompts like {record.run.prompt.evaluation!r}; this version asks {form.evaluation!r}")
+    return load_tokenizer(path)
+
+
+def open_base(run: SavedRun, vla_path: str | None = None) -> Pretrained:
+    """The checkpoint that the run began with: at `vla_path`, or where the run found it (on the hub: the same commit)."""
+    record = run.record.run
+    if vla_path is not None:
+        return Pretrained.open(vla_path)
+    return Pretrained.open(record.config.vla_path, record.base_revision)
 
 
 def check_base(run: SavedRun, pretrained: Pretrained) -> None:
     """Raises `CheckpointError` unless `pretrained` holds the frozen base weights of the run; reads them array by array."""
-    if not run.record["base"]:
+    if not run.record.run.base:
         return
     base = _frozen_base(pretrained.load_base(run.vla_config, fetch_fingerprints)[0], run.vla_config)
     read: dict[Any, Any] = dict(flatten_dict(base))
-    found = {"".join(f"['{key}']" for key in path[:-1]): value for path, value in read.items()}
-    _compare_base(pretrained, run.record, found)
+    _compare_base(pretrained, run, {"".join(f"['{key}']" for key in path[:-1]): value for path, value in read.items()})
 
 
 def _frozen_base(base: Params, vla_config: VLAConfig) -> Params:
@@ -89,52 +186,11 @@ def _frozen_base(base: Params, vla_config: VLAConfig) -> Params:
     return {part: tree for part, tree in base_parts(base, vla_config).items() if vla_config.lora_rank or part == "vision_backbone"}
 
 
-def _compare_base(pretrained: Pretrained, record: dict[str, Any], found: dict[str, int]) -> None:
-    if found != record["base"]:
-        raise CheckpointError(f"{pretrained.folder}: the base weights are not those that the run began with")
-
-
-def _checkpoint_folder(run_dir: Path, step: int | None) -> Path:
-    folder = (run_dir / configs.CHECKPOINTS).absolute()
-    steps = sorted(ocp.utils.checkpoint_steps(folder)) if folder.is_dir() else []
-    if not steps:
-        raise CheckpointError(f"{folder}: no checkpoint")
-    if step is not None and step not in steps:
-        raise CheckpointError(f"{folder}: no checkpoint of step {step}; there are those of {', '.join(map(str, steps))}")
-    return folder / str(steps[-1] if step is None else step)
-
-
-def restore_part(run_dir: Path, step: int | None, part: str, shapes: T) -> tuple[T, dict[str, Any]]:
-    """A part of the `TrainState` in a checkpoint as NumPy arrays, checked, and the record."""
-    folder = _checkpoint_folder(run_dir, step)
-    wanted = {part: shapes}
-    as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
-    args = ocp.args.Composite(
-        state=ocp.args.PyTreeRestore(wanted, restore_args=as_numpy, partial_restore=True), record=ocp.args.JsonRestore()
-    )
-    try:
-        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
-            restored = checkpointer.restore(folder, args=args)
-    except Exception as error:  # whatever a damaged file makes the readers raise
-        raise CheckpointError(f"{folder}: damaged: {(str(error).strip() or type(error).__name__).splitlines()[0][:300]}") from error
-    arrays, record = restored["state"][part], restored["record"]
-    _check_shapes(folder, shapes, arrays)
-    found = {f".{part}{name}": value for name, value in fetch_fingerprints(arrays).items()}
-    expected = {name: value for name, value in record.pop("fingerprints").items() if name.startswith((f".{part}[", f".{part}."))}
-    changed = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
-    if changed:
-        raise CheckpointError(f"{folder}: damaged: the content of {', '.join(changed[:3])} is not what was saved")
-    return arrays, record
-
-
-def _check_shapes(folder: Path, expected: Any, found: Any) -> None:
-    """Raises `CheckpointError` for an array that is not as expected: Orbax looks at no shape, and leaves what is not there as a shape."""
-    arrays = dict(jax.tree_util.tree_leaves_with_path(found))
-    for path, leaf in jax.tree_util.tree_leaves_with_path(expected):
-        array = arrays[path]
-        if not isinstance(array, np.ndarray) or (array.shape, array.dtype) != (leaf.shape, leaf.dtype):
-            got = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else "nothing"
-            name = jax.tree_util.keystr(path, simple=True, separator="/")
-            raise CheckpointError(
-                f"{folder}: {name}: expected {leaf.dtype} {leaf.shape}, as {configs.CONFIG_FILE} describes the policy, got {got}"
-            )
+def _compare_base(pretrained: Pretrained, run: SavedRun, found: dict[str, int]) -> None:
+    expected = run.record.run.base
+    if found != expected:
+        changed = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+        raise CheckpointError(
+            f"{pretrained.folder}: the base weights are not those that the run began with: {len(changed)} of {len(expected)} arrays "
+            f"differ, such as {changed[0]}"
+        )

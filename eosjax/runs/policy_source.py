@@ -1,22 +1,24 @@
-"""Where the policy of a run comes from: a pretrained checkpoint, or the demo's random weights."""
+"""Where the policy of a run comes from: a pretrained checkpoint, or the demo's random weights; and its tokenizer."""
 
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import NamedTuple
 
 from eosjax.config import DEMO_MODEL, ConfigError, TrainConfig
-from eosjax.data.samples import tokens
+from eosjax.data.samples.tokens import PromptTokenizer, demo_tokenizer, load_tokenizer
 from eosjax.data.specs import DatasetSpec
 from eosjax.models.hf.pretrained import Pretrained
 from eosjax.models.openvla import VLAConfig, demo_config, with_action_tokens
 
 
 class PolicySource(NamedTuple):
-    """Where the policy comes from: a pretrained checkpoint, or random weights (`pretrained` None)."""
+    """A pretrained checkpoint, or random weights (`pretrained` None), and the tokenizer of the prompts."""
 
     pretrained: Pretrained | None
-    tokenizer: tokens.PromptTokenizer
+    tokenizer: PromptTokenizer
+    tokenizer_json: bytes  # the content of its tokenizer.json
 
     @classmethod
     def open(cls, config: TrainConfig) -> PolicySource:
@@ -27,9 +29,10 @@ class PolicySource(NamedTuple):
           UserError: its tokenizer cannot be used.
         """
         if config.vla_path == DEMO_MODEL:
-            return cls(None, tokens.demo_tokenizer())
+            tokenizer = demo_tokenizer()
+            return cls(None, tokenizer, tokenizer.tokenizer.to_str(pretty=True).encode())
         pretrained = Pretrained.open(config.vla_path, config.vla_revision)
-        return cls(pretrained, tokens.load_tokenizer(pretrained.tokenizer_file))
+        return cls(pretrained, load_tokenizer(pretrained.tokenizer_file), Path(pretrained.tokenizer_file).read_bytes())
 
     def vla_config(self, config: TrainConfig, spec: DatasetSpec) -> VLAConfig:
         """The shape and dtypes of the policy that the flags and the dataset ask for."""

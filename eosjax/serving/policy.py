@@ -23,8 +23,8 @@ import numpy as np
 
 from eosjax.data.images import transforms
 from eosjax.data.samples.tokens import PromptTokenizer, evaluation_prompt
-from eosjax.data.specs import Normalisation, spec_for
-from eosjax.data.stats import STATS_FILE, DatasetStats, load_stats, normalise, unnormalise
+from eosjax.data.specs import Normalisation
+from eosjax.data.stats import DatasetStats, normalise, unnormalise
 from eosjax.ends.calibration import sigmoid
 from eosjax.ends.operating_points import OperatingPoint
 from eosjax.ends.protocols import Clock, Rule, cut_chunk
@@ -32,8 +32,7 @@ from eosjax.models import policies
 from eosjax.models.heads import EosHead
 from eosjax.models.openvla import VLAConfig
 from eosjax.models.policies import Params
-from eosjax.runs.load import load_run
-from eosjax.runs.policy_source import PolicySource
+from eosjax.runs.load import load_run, open_tokenizer
 from eosjax.types import UserError
 
 log = logging.getLogger(__name__)
@@ -86,7 +85,7 @@ class Policy:
 
     Args:
         vla_config: the model.
-        params: by part, see `training.state`; on the default device from here on.
+        params: by part, see `eosjax.models.parts`; on the default device from here on.
         stats: of the dataset whose state and actions the robot has.
         tokenizer: of the prompts.
         settings: the rest.
@@ -98,36 +97,35 @@ class Policy:
         self._run = jax.jit(functools.partial(_run, policies.make_policy(vla_config)))
 
     @classmethod
-    def load(cls, run: Path, step: int | None = None, dataset: str | None = None) -> Policy:
-        """The policy of a training run.
+    def load(cls, run: Path, step: str | int | None = None, dataset: str | None = None, vla_path: str | None = None) -> Policy:
+        """The policy of a training run, with all that its numbers mean from the record in its checkpoint.
 
         Args:
             run: folder of the run.
-            step: which checkpoint; None for the newest.
+            step: which checkpoint: `best`, `newest` or a number; None for the best one, or the newest where none was validated.
             dataset: whose statistics to use if the run was trained on several datasets.
+            vla_path: where frozen base weights are now, if not where the run found them.
 
         Raises:
-            eosjax.runs.checkpoint.CheckpointError: no run there, no such checkpoint, or a damaged one.
+            eosjax.runs.checkpoint.CheckpointError: no run there, no such checkpoint, a damaged one, or other base weights.
             UserError: `dataset` is missing or not one of the run's.
 
-        Warns (by `logging`) if the threshold was never tried on held-out episodes.
+        Says (by `logging`) which checkpoint it took, and warns if its threshold was not chosen on this very checkpoint.
         """
         run = Path(run)
-        saved = load_run(run, step)
-        names = [member.name for member in saved.config.mixture]
-        if dataset is None and len(names) > 1:
-            raise UserError(f"{run}: trained on {len(names)} datasets; name the one whose robot is used: {', '.join(names)}")
-        name = dataset or names[0]
-        if saved.operating_point and not saved.operating_point.episodes:
-            log.warning("%s, step %d: %s", run, saved.step, saved.operating_point.sentence())
+        saved = load_run(run, step, vla_path=vla_path)
+        record = saved.record.run
+        data = record.dataset(dataset)
+        log.info("%s: %s", run, saved.chosen.sentence())
+        if saved.operating_point and (saved.record.score is None or not saved.operating_point.episodes):
+            log.warning("%s, step %d: %s", run, saved.step, saved.record.describe_point())
         settings = Settings(
-            num_images=saved.config.num_images_in_input,
-            image_aug=saved.config.image_aug,
-            normalisation=spec_for(name, saved.config.dataset_specs).normalisation,
+            num_images=record.config.num_images_in_input,
+            image_aug=record.config.image_aug,
+            normalisation=data.spec.normalisation,
             eos=saved.operating_point,
         )
-        tokenizer = PolicySource.open(saved.config).tokenizer
-        return cls(saved.vla_config, saved.params, load_stats(run / STATS_FILE, name), tokenizer, settings)
+        return cls(record.model, saved.params, data.statistics, open_tokenizer(run, saved.record), settings)
 
     def __call__(
         self, observation: Mapping[str, Any], instruction: str | Sequence[str], clock: Clock | Sequence[Clock] | None = None

@@ -19,14 +19,19 @@ from eosjax.config import METRICS_FILE, ConfigError, TrainConfig
 class MetricWriter:
     """Writes rows of numbers. Rows behind `start_step`, left by a run that was cut off, are dropped first: they will come again.
 
+    Attributes:
+      wandb_id: of the run at Weights & Biases; None without one.
+
     Args:
       config: the run.
       run_dir: its folder.
       start_step: updates already made.
+      wandb_id: of the run at Weights & Biases, to go on with it; None for a new one.
       enabled: False writes nothing (all processes but the first).
     """
 
-    def __init__(self, config: TrainConfig, run_dir: Path, start_step: int, *, enabled: bool) -> None:
+    def __init__(self, config: TrainConfig, run_dir: Path, start_step: int, wandb_id: str | None = None, *, enabled: bool) -> None:
+        self.wandb_id = wandb_id
         self._file = self._tensorboard = self._wandb = None
         if not enabled:
             return
@@ -36,7 +41,9 @@ class MetricWriter:
         self._file = path.open("a")
         if config.use_tensorboard:
             self._tensorboard = SummaryWriter(str(run_dir / "tensorboard"), purge_step=start_step + 1 if start_step else None)
-        self._wandb = _start_wandb(config, run_dir) if config.use_wandb else None
+        if config.use_wandb:
+            self._wandb = _start_wandb(config, run_dir, wandb_id)
+            self.wandb_id = self._wandb.id
 
     def write(self, step: int, row: Mapping[str, float]) -> None:
         """Appends one row; `step` is the number of updates made."""
@@ -79,12 +86,18 @@ def check_wandb(config: TrainConfig) -> None:
         raise ConfigError("--use_wandb True: the package is not installed; pip install 'eosjax[wandb]' or leave the flag out")
 
 
-def _start_wandb(config: TrainConfig, run_dir: Path) -> Any:
+def _start_wandb(config: TrainConfig, run_dir: Path, wandb_id: str | None) -> Any:
     import wandb  # pyright: ignore[reportMissingImports]  # an extra
 
     settings = {name: str(value) for name, value in dataclasses.asdict(config).items()}
     return wandb.init(
-        project=config.wandb_project, entity=config.wandb_entity, name=run_dir.name, config=settings, dir=str(run_dir), resume="allow"
+        project=config.wandb_project,
+        entity=config.wandb_entity,
+        id=wandb_id,
+        name=run_dir.name,
+        config=settings,
+        dir=str(run_dir),
+        resume="allow",
     )
 
 

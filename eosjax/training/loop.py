@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +19,8 @@ from eosjax.config import ConfigError, TrainConfig
 from eosjax.data.labels.advice import explain_share
 from eosjax.data.samples.loader import EvalLoader, TrainLoader
 from eosjax.data.samples.source import SampleSource
-from eosjax.data.stats import STATS_FILE, save_stats, stats_to_json
+from eosjax.data.samples.tokens import PromptForm
+from eosjax.data.stats import STATS_FILE, save_stats
 from eosjax.ends.calibration import exact_calibration
 from eosjax.ends.measure import DEPLOYED
 from eosjax.ends.operating_points import OperatingPoint, choose, selection
@@ -26,8 +29,11 @@ from eosjax.models.hf.pretrained import PARTS, Pretrained, load_adapter
 from eosjax.models.parts import base_parts, init_params, split_params
 from eosjax.models.policies import Params
 from eosjax.runs.checkpoint import Checkpoints, fetch_fingerprints
-from eosjax.runs.data import RunData, episode_ends, open_data, share_of_ends
+from eosjax.runs.data import RunData, dataset_records, episode_ends, open_data, share_of_ends
+from eosjax.runs.load import TOKENIZER_FILE
+from eosjax.runs.lock import RunLock
 from eosjax.runs.policy_source import PolicySource
+from eosjax.runs.record import CheckpointRecord, RunRecord, Software, Validation, describe_differences, differences, fingerprint
 from eosjax.training import metrics
 from eosjax.training.data_checks import check_ends, describe_data, tune_counts
 from eosjax.training.host_memory import keep_freed_memory
@@ -35,7 +41,7 @@ from eosjax.training.interrupt import stop_signals
 from eosjax.training.keys import run_keys
 from eosjax.training.logging import Console, MetricWriter, check_wandb, eos_line, waiting_line
 from eosjax.training.parallel import DataParallel, Device, choose_devices
-from eosjax.training.preflight import check_paths
+from eosjax.training.preflight import check_paths, check_run_folder
 from eosjax.training.state import Learner, TrainState, all_finite, init_state, make_learner
 from eosjax.training.timing import Clock, Lap
 from eosjax.training.validation import figures, predict_split
@@ -60,11 +66,12 @@ Report = Callable[[Path, SampleSource, SampleSource, Sequence[ChunkedEpisode], O
 def run(config: TrainConfig, report: Report | None = None) -> None:
     """Trains a policy as the configuration says: the whole main job, from the data to the report.
 
-    Writes to `config.run_dir`: config.yaml, dataset_statistics.json, metrics.jsonl, tensorboard/, checkpoints/ and, with validation,
-    what `report` adds to it. SIGINT and SIGTERM end the run behind the current update, with a checkpoint.
+    Writes to `config.run_dir`: config.yaml, dataset_statistics.json, tokenizer.json, metrics.jsonl, tensorboard/, checkpoints/ and, with
+    validation, what `report` adds to it. SIGINT and SIGTERM end the run behind the current update, with a checkpoint.
 
     Raises:
       ConfigError: the configuration cannot be run.
+      eosjax.runs.lock.LockedError: another process trains in the folder of the run.
       eosjax.data.rlds.episodes.DatasetError, eosjax.data.labels.LabelError: the data cannot be used.
       eosjax.runs.checkpoint.CheckpointError: `resume` without a usable checkpoint.
     """
@@ -81,14 +88,14 @@ def run(config: TrainConfig, report: Report | None = None) -> None:
     config, tuned = tune_counts(config, share)
 
     console = Console(config.max_steps, quiet=jax.process_index() != 0)
-    learner = make_learner(config, policy.vla_config(config, data.mixture.spec), share)
-    for line in describe_data(data):
+    for line in [*describe_data(data), *([tuned] if tuned else [])]:
         console.line(line)
-    if tuned:
-        console.line(tuned)
-    trainer = _Trainer(config, data, share, learner, policy.pretrained, devices, console, report)
-    console.line(f"{len(devices)} {devices[0].platform} device(s), batch {trainer.global_batch}, run {config.run_dir}")
-    trainer.train()
+    learner = make_learner(config, policy.vla_config(config, data.mixture.spec), share)
+    with RunLock(config.run_dir):
+        check_run_folder(config)
+        trainer = _Trainer(config, data, share, learner, policy, devices, console)
+        console.line(f"{len(devices)} {devices[0].platform} device(s), batch {trainer.global_batch}, run {config.run_dir}")
+        trainer.train(report)
 
 
 class _Trainer:
@@ -100,12 +107,11 @@ class _Trainer:
         data: RunData,
         share: float,
         learner: Learner,
-        pretrained: Pretrained | None,
+        policy: PolicySource,
         devices: list[Device],
         console: Console,
-        report: Report | None,
     ) -> None:
-        self.config, self.data, self.share, self.console, self.report = config, data, share, console, report
+        self.config, self.data, self.share, self.console = config, data, share, console
         per_device = config.batch_size * config.grad_accumulation_steps
         self.local_batch = per_device * sum(device.process_index == jax.process_index() for device in devices)
         self.global_batch = per_device * len(devices)
@@ -116,16 +122,30 @@ class _Trainer:
 
         self.parallel = DataParallel(learner, devices)
         self.checkpoints = Checkpoints(config.run_dir / configs.CHECKPOINTS, config.keep_checkpoints)
-        self.state, self.frozen = self._init(learner, pretrained)
-        self.base_fingerprints = fetch_fingerprints(self.frozen)
+        self.state, self.frozen = self._init(learner, policy.pretrained)
+        self.record = RunRecord(
+            config=config,
+            datasets=dataset_records(data),
+            share_of_ends=share,
+            samples_per_update=self.global_batch,
+            model=learner.policy.vla.config,
+            prompt=PromptForm.of(data.train.rephrase),
+            tokenizer=fingerprint(policy.tokenizer_json),
+            base=fetch_fingerprints(self.frozen),
+            base_revision=policy.pretrained.revision if policy.pretrained else None,
+            software=software(devices),
+            wandb_id=None,
+        )
+        self.validation: Validation | None = None  # the last one, of this process or before it
         self.start = self.saved = self._restore() if config.resume else 0
-        self.writer = self._open_folder()
+        self.writer = self._open_folder(policy.tokenizer_json)
+        self.record = dataclasses.replace(self.record, wandb_id=self.writer.wandb_id)
         self.clock = Clock()
         self.pending: _LogLine | None = None
 
-    def train(self) -> None:
+    def train(self, report: Report | None) -> None:
         """Makes all updates, then reports; a signal ends it earlier, with a checkpoint."""
-        config, validation, step = self.config, None, self.start
+        config, episodes, step = self.config, None, self.start
         batches = self._batches()
         with stop_signals() as stopped, contextlib.closing(self.checkpoints), contextlib.closing(self.writer):
             while step < config.max_steps and not stopped:
@@ -138,16 +158,15 @@ class _Trainer:
                 if self._due(step, config.log_freq):
                     self._flush_log()
                     self.pending = _LogLine(step, new_metrics, self.clock.lap())
-                validation = None
                 if self.data.val is not None and self._due(step, config.val_freq):
-                    validation = self._validate(step, self.data.val)
+                    episodes = self._validate(step, self.data.val)
                 if self._due(step, config.save_freq):
-                    self._save(step, validation)
+                    self._save(step)
             if self.saved != step:
-                self._save(step, validation)
+                self._save(step)
             self.checkpoints.wait()
         self.console.close()
-        self._finish(step, validation)
+        self._finish(step, episodes, report)
 
     def _init(self, learner: Learner, pretrained: Pretrained | None) -> tuple[TrainState, Params]:
         init_key, run_key = run_keys(self.config.seed)
@@ -183,29 +202,31 @@ class _Trainer:
 
     def _restore(self) -> int:
         """Replaces the state by the one of the newest whole checkpoint; returns the updates it has made."""
-        self.state, record = self.checkpoints.restore(self.state, self.parallel.replicated)
-        step = int(self.state.step)
-        if step >= self.config.max_steps:
-            raise ConfigError(f"{self.config.run_dir} has made its {step} updates; raise --max_steps to go on")
-        if record["samples"] != step * self.global_batch:
-            raise ConfigError(
-                f"--resume: the run has seen {record['samples']} samples in {step} updates, but an update now takes {self.global_batch} "
-                "samples, so that the data could not go on where they stopped; keep batch_size x grad_accumulation_steps x devices"
-            )
-        if record["base"] != self.base_fingerprints:
-            raise ConfigError(f"--resume: the base weights at --vla_path {self.config.vla_path} are not those that the run began with")
-        if record["statistics"] != stats_to_json(self.data.mixture.stats):
-            raise ConfigError(f"--resume: the data are not those that {self.config.run_dir} was trained on: their statistics differ")
-        self.console.line(f"resumed from the checkpoint of step {step}")
-        return step
+        self.state, saved = self.checkpoints.restore(self.state, self.parallel.replicated, self._check_same_run)
+        if saved.step >= self.config.max_steps:
+            raise ConfigError(f"{self.config.run_dir} has made its {saved.step} updates; raise --max_steps to go on")
+        self.validation = saved.validation
+        self.record = dataclasses.replace(self.record, wandb_id=saved.run.wandb_id)
+        self.console.line(f"resumed from the checkpoint of step {saved.step}")
+        if saved.run.software != self.record.software:
+            self.console.line(f"note: made with {saved.run.software}, goes on with {self.record.software}: results may differ in rounding")
+        return saved.step
 
-    def _open_folder(self) -> MetricWriter:
+    def _check_same_run(self, saved: CheckpointRecord) -> None:
+        """Raises `ConfigError` naming all that is not as in the checkpoint, but for what a run may change."""
+        if found := differences(saved.run, self.record):
+            raise ConfigError(
+                f"--resume: {self.config.run_dir} cannot go on, it was trained on something else:\n{describe_differences(found)}\n"
+                "put that back, or start another run (--run_id_note NAME)"
+            )
+
+    def _open_folder(self, tokenizer_json: bytes) -> MetricWriter:
         folder = self.config.run_dir
         if jax.process_index() == 0:
-            folder.mkdir(parents=True, exist_ok=True)
             flags.save(self.config, folder / configs.CONFIG_FILE)
             save_stats(folder / STATS_FILE, self.data.mixture.stats)
-        return MetricWriter(self.config, folder, self.start, enabled=jax.process_index() == 0)
+            (folder / TOKENIZER_FILE).write_bytes(tokenizer_json)
+        return MetricWriter(self.config, folder, self.start, self.record.wandb_id, enabled=jax.process_index() == 0)
 
     def _batches(self) -> Iterator[Batch]:
         return iter(
@@ -256,7 +277,8 @@ class _Trainer:
         if not all_finite(self.state.trainable):
             raise self._diverged(step)
 
-    def _validate(self, step: int, source: SampleSource) -> _Validation:
+    def _validate(self, step: int, source: SampleSource) -> list[ChunkedEpisode]:
+        """Runs the policy over the held-out episodes, and chooses where to operate from what its head says of them."""
         self._flush_log()
         self._check_finite(step)
 
@@ -268,58 +290,42 @@ class _Trainer:
             found = predict_split(predict, batches, source.anchors, source.data.labels.ends, source.data.episode_of)
             row, point = {"val/action_loss": found.action_loss}, None
             if self.with_eos:
-                point = self._choose(found.episodes)
+                point = choose(found.episodes, selection(self.config, self.share, episode_ends(self.data.train)))
                 row |= {f"val/{name}": value for name, value in figures(found.episodes, point).items()}
         self.writer.write(step, row)
         self.console.line("  ".join(f"{name} = {row[name]:.4f}" for name in _SHOWN if name in row))
-        return _Validation(row, found.episodes, point)
+        self.validation = Validation(step, row, point)
+        return found.episodes
 
-    def _choose(self, episodes: list[ChunkedEpisode]) -> OperatingPoint:
-        """Where to operate, from what the head says of the held-out episodes."""
-        return choose(episodes, selection(self.config, self.share, episode_ends(self.data.train)))
-
-    def _save(self, step: int, validation: _Validation | None) -> None:
+    def _save(self, step: int) -> None:
         """Saves behind everything that was logged up to here, so that a resumed run has the same lines."""
         self._flush_log()
         self._check_finite(step)
-        folder, row = self.config.run_dir, validation.row if validation else {}
-        record = {
-            "samples": step * self.global_batch,
-            "config": (folder / configs.CONFIG_FILE).read_text(),
-            "statistics": stats_to_json(self.data.mixture.stats),
-            "share_of_ends": self.share,
-            "operating_point": self._operating_point(validation),
-            "base": self.base_fingerprints,
-            "validation": row,
-        }
-        score = row.get("val/frame/average_precision", -row["val/action_loss"]) if row else None
+        record = CheckpointRecord(self.record, step, self.validation, self._operating_point(), fetch_fingerprints(self.state))
         with self.clock.stopped():
-            self.checkpoints.save(step, self.state, record, score)
+            self.checkpoints.save(self.state, record)
         self.saved = step
 
-    def _operating_point(self, validation: _Validation | None) -> dict[str, Any] | None:
-        """For the record of a checkpoint: what its own validation has chosen; without one, what needs none. None without an EOS head."""
+    def _operating_point(self) -> OperatingPoint | None:
+        """What the last validation has chosen; before the first, what needs none. None without an EOS head."""
         if not self.with_eos:
             return None
-        if validation and validation.point:
-            return validation.point.to_json()
-        return OperatingPoint.unseen(exact_calibration(self.config, self.share), self.config.eos_threshold).to_json()
+        if self.validation is not None:
+            return self.validation.operating_point
+        return OperatingPoint.unseen(exact_calibration(self.config, self.share), self.config.eos_threshold)
 
-    def _finish(self, step: int, validation: _Validation | None) -> None:
-        folder = self.config.run_dir
+    def _finish(self, step: int, episodes: list[ChunkedEpisode] | None, report: Report | None) -> None:
+        folder, validation = self.config.run_dir, self.validation
         if step < self.config.max_steps:
             self.console.line(f"stopped at step {step}, saved; go on with --resume True")
-        elif self.report and validation and validation.point and self.data.val and jax.process_index() == 0:
-            self.console.line(self.report(folder, self.data.train, self.data.val, validation.episodes, validation.point))
+        elif report and episodes and validation and validation.operating_point and self.data.val and jax.process_index() == 0:
+            self.console.line(report(folder, self.data.train, self.data.val, episodes, validation.operating_point))
         self.console.line(f"run: {folder}")
 
 
-class _Validation(NamedTuple):
-    """One validation."""
-
-    row: dict[str, float]  # the `val/…` columns of the metrics
-    episodes: list[ChunkedEpisode]
-    point: OperatingPoint | None  # None without an EOS head
+def software(devices: list[Device]) -> Software:
+    """What runs here, for the record."""
+    return Software(metadata.version("eosjax"), jax.__version__, devices[0].platform, devices[0].device_kind, len(devices))
 
 
 class _LogLine(NamedTuple):

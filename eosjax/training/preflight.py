@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from pathlib import Path
 
 from eosjax import config as configs
-from eosjax import flags
 from eosjax.config import ConfigError, TrainConfig
 from eosjax.data.labels import FORMATS
+from eosjax.runs.checkpoint import CheckpointError, checkpoint_steps, read_record
+from eosjax.runs.lock import check_unlocked
+from eosjax.runs.record import differences
 
 
 def check_paths(config: TrainConfig) -> None:
@@ -26,13 +27,19 @@ def check_paths(config: TrainConfig) -> None:
         raise ConfigError(f"--substep_labels_format must be one of {', '.join(FORMATS)}, got {config.substep_labels_format}")
     for member, labels in zip(config.mixture, config.label_paths, strict=True):
         _check_dataset(config, member.name, labels)
-    _check_run_folder(config)
+    check_unlocked(config.run_dir)
+    check_run_folder(config)
     _check_writable("--run_root_dir", config.run_root_dir)
     if config.cache_dir is not None:
         _check_writable("--cache_dir", config.cache_dir)
 
 
-def _check_run_folder(config: TrainConfig) -> None:
+def check_run_folder(config: TrainConfig) -> None:
+    """Raises `ConfigError` for a folder that holds a run (unless `resume`), and for `resume` without a run of these flags.
+
+    Raises:
+      eosjax.runs.lock.LockedError: another process trains in it.
+    """
     folder = config.run_dir
     with_checkpoint, with_log = _is_filled(folder / configs.CHECKPOINTS), _is_filled(folder / configs.METRICS_FILE)
     if with_log and not with_checkpoint:
@@ -47,9 +54,7 @@ def _check_run_folder(config: TrainConfig) -> None:
     if config.resume:
         if not with_checkpoint:
             raise ConfigError(f"--resume: {folder} holds no run to go on from; check --run_root_dir and the flags that name the run")
-        if not (folder / configs.CONFIG_FILE).is_file():
-            raise ConfigError(f"--resume: {folder / configs.CONFIG_FILE}: no such file, so that nobody can tell which flags the run had")
-        _check_same_run(flags.load(folder / configs.CONFIG_FILE), config)
+        _check_flags(config)
 
 
 def _check_writable(flag: str, folder: Path) -> None:
@@ -78,23 +83,20 @@ def _is_filled(path: Path) -> bool:
     return any(path.iterdir()) if path.is_dir() else path.is_file() and path.stat().st_size > 0
 
 
-# Flags that a resumed run may change without becoming another run. (That batch_size x devices stays is checked with the checkpoint.)
-_MAY_CHANGE = (
-    "resume max_steps val_freq save_freq keep_checkpoints log_freq loader_threads num_devices batch_size data_root_dir dataset_specs "
-    "substep_labels_path substep_labels_format cache_dir run_root_dir run_id_note run_id_override use_tensorboard use_wandb "
-    "wandb_project wandb_entity"
-).split()
+_TUNED = ("eos_sample_positive", "eos_min_positive")  # what `eos_tune auto` sets, from the data: the record has what it chose
 
 
-_TUNED = ("eos_sample_positive", "eos_min_positive")  # what `eos_tune auto` sets, from the data: the run's file has what it chose
-
-
-def _check_same_run(saved: TrainConfig, config: TrainConfig) -> None:
-    free = (*_MAY_CHANGE, *(_TUNED if saved.eos_tune == config.eos_tune == "auto" else ()))
-    changed = [
-        f"--{field.name} is {getattr(config, field.name)}, was {getattr(saved, field.name)}"
-        for field in dataclasses.fields(TrainConfig)
-        if field.name not in free and getattr(config, field.name) != getattr(saved, field.name)
-    ]
-    if changed:
-        raise ConfigError(f"--resume: {config.run_dir} is a run with other flags: " + "; ".join(changed))
+def _check_flags(config: TrainConfig) -> None:
+    """Compares the flags alone, before anything is built; the rest of the record is compared when the checkpoint is restored."""
+    directory = config.run_dir / configs.CHECKPOINTS
+    for step in reversed(checkpoint_steps(directory)):
+        try:
+            saved = read_record(directory / str(step)).run.config
+        except CheckpointError:  # is named when it is restored
+            continue
+        tuned = _TUNED if saved.eos_tune == config.eos_tune == "auto" else ()
+        found = [each for each in differences({"config": saved}, {"config": config}) if each.what.removeprefix("config.") not in tuned]
+        if found:
+            listed = "; ".join(str(each).replace("config.", "--") for each in found)
+            raise ConfigError(f"--resume: {config.run_dir} is a run with other flags: {listed}")
+        return

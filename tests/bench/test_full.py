@@ -9,8 +9,9 @@ from eosjax.ends.baselines import ORACLE
 from eosjax.ends.comparison import HEAD
 from eosjax.flags import parse
 from eosjax.reports.bench_tables import POLICY_QUALITY
-from eosjax.runs.data import PolicySource, open_data
+from eosjax.runs.data import open_data
 from eosjax.runs.load import load_run
+from eosjax.runs.policy_source import PolicySource
 from eosjax.types import UserError
 
 FLAGS = (

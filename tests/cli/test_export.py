@@ -12,6 +12,7 @@ import pytest
 
 from eosjax.cli import export as command
 from eosjax.config import TrainConfig
+from eosjax.data.stats import stats_to_json
 from eosjax.models.heads import ActionHead, EosHead
 from eosjax.models.hf import files
 from eosjax.models.hf.pretrained import PARTS, Pretrained
@@ -62,7 +63,7 @@ def export(run, saved, tmp_path):
     def export(form, *flags, folder=saved.folder):
         status, out, err = run("export", "--checkpoint", folder, "--out", tmp_path / "out", "--format", form, *flags)
         assert (status, err) == (0, "")
-        assert out.startswith(f"written: {tmp_path / 'out'} ({form}, step ")
+        assert f"\nwritten: {tmp_path / 'out'} ({form}, step " in out
         return tmp_path / "out"
 
     return export
@@ -143,12 +144,14 @@ def test_every_form_has_heads_statistics_and_calibration(export, loaded, form):
     assert {path.name for path in folder.glob("*checkpoint*")} == names
     for part in ("action_head", "eos_head"):
         chex.assert_trees_all_equal(Pretrained(folder).load_part(part, loaded.vla_config, loaded.params[part])[0], loaded.params[part])
-    assert json.loads((folder / "dataset_statistics.json").read_text()) == saved_runs.STATISTICS
+    recorded = loaded.record.run.dataset()
+    assert json.loads((folder / "dataset_statistics.json").read_text()) == stats_to_json({"tiny": recorded.statistics})
     eos = json.loads((folder / "eos_calibration.json").read_text())
     point = saved_runs.POINT
     assert (eos["trained_prior"], eos["true_prior"], eos["eos_loss"]) == (15 / 35, saved_runs.SHARE, "balanced_buffer")
     assert (eos["threshold"], eos["chosen_by"], eos["held_out_episodes"]) == (0.2, "false_alarms:1", 7)
     assert (eos["debounce"], eos["min_steps"], eos["time_out"], eos["plain_threshold"]) == (1, 4, None, 0.4)
+    assert (eos["step"], eos["chosen_at_step"]) == (20, 20)
     z = np.linspace(-5, 5, 11)
     by_the_formula = eos["scale"] * (z + eos["shift"]) + eos["bias"]
     assert eos["gamma"] == 0

@@ -1,14 +1,21 @@
 """Checkpoints come back bit for bit, on any number of devices, and damage is found."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import SingleDeviceSharding
 
-from eosjax.runs.checkpoint import CheckpointError, Checkpoints
+from eosjax.config import ConfigError, TrainConfig
+from eosjax.runs.checkpoint import CheckpointError, Checkpoints, fetch_fingerprints
+from eosjax.runs.record import CheckpointRecord, Validation
 from eosjax.training.parallel import DataParallel
-from tests.training.conftest import build, jitted_step
+from tests.saved_runs import run_record
+from tests.training.conftest import TINY, build, jitted_step
+
+RUN = run_record(TrainConfig(vla_path="demo", use_lora=False), TINY, b"{}", {})
 
 
 @pytest.fixture
@@ -31,18 +38,28 @@ def bits(tree):
     return {name: (str(x.dtype), x.shape, np.asarray(x).tobytes()) for name, x in data.items()}
 
 
+def record_of(step, state, score=None):
+    """A record of a checkpoint that was validated if there is a score."""
+    validation = None if score is None else Validation(step, {"val/action_loss": 1.0, "val/frame/average_precision": score}, None)
+    return CheckpointRecord(RUN, step, validation, None, fetch_fingerprints(state))
+
+
 def save(folder, states, scores=None, keep=3):
     checkpoints = Checkpoints(folder, keep)
     for number, state in enumerate(states, start=1):
-        checkpoints.save(number * 10, state, {"samples": number}, scores[number - 1] if scores else None)
+        checkpoints.save(state, record_of(number * 10, state, scores[number - 1] if scores else None))
     checkpoints.wait()
     return checkpoints
 
 
+def accept(record):
+    """Finds nothing wrong with a record."""
+
+
 def test_everything_comes_back_bit_for_bit(tmp_path, trained, here):
-    state, record = save(tmp_path / "c", [trained]).restore(trained, here)
+    state, record = save(tmp_path / "c", [trained]).restore(trained, here, accept)
     assert bits(state) == bits(trained)
-    assert record == {"samples": 1}
+    assert record.to_json() == record_of(10, trained).to_json()
 
 
 @pytest.mark.parametrize("devices", [1, 2, 4])
@@ -50,7 +67,7 @@ def test_a_checkpoint_of_two_devices_goes_on_any_number(tmp_path, trained, devic
     learner, _, _ = build()
     saved = DataParallel(learner, jax.devices()[:2]).replicate(trained)
     sharding = DataParallel(learner, jax.devices()[:devices]).replicated
-    state, _ = save(tmp_path / "c", [saved]).restore(trained, sharding)
+    state, _ = save(tmp_path / "c", [saved]).restore(trained, sharding, accept)
     assert bits(state) == bits(trained)
     assert state.step.sharding == sharding
 
@@ -74,14 +91,26 @@ def truncate(folder):
     largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
 
 
-@pytest.mark.parametrize("harm", [damage, truncate])
+def harm_record(folder):
+    """Keeps half of the record."""
+    path = folder / "record" / "metadata"
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def alter_record(folder):
+    """Another number in the record."""
+    path = folder / "record" / "metadata"
+    path.write_text(path.read_text().replace('"share_of_ends": 0.02', '"share_of_ends": 0.03'))
+
+
+@pytest.mark.parametrize("harm", [damage, truncate, harm_record, alter_record])
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_used(tmp_path, trained, here, caplog, harm):
     older = trained.replace(step=jnp.array(7, jnp.int32))
     save(tmp_path / "c", [older, trained]).close()
     harm(tmp_path / "c" / "20")
-    state, record = Checkpoints(tmp_path / "c", 3).restore(trained, here)
-    assert (int(state.step), record) == (7, {"samples": 1})
-    assert f"checkpoint {tmp_path / 'c' / '20'} is damaged" in caplog.text
+    state, record = Checkpoints(tmp_path / "c", 3).restore(trained, here, accept)
+    assert (int(state.step), record.step) == (7, 10)
+    assert re.search(rf"{tmp_path / 'c' / '20'}( is|:) damaged", caplog.text)
     assert (tmp_path / "c_damaged" / "20").is_dir()
     assert Checkpoints(tmp_path / "c", 3).steps() == [10]
 
@@ -91,9 +120,23 @@ def test_when_all_are_damaged_each_is_named(tmp_path, trained, here):
     for step in ("10", "20"):
         damage(tmp_path / "c" / step)
     with pytest.raises(CheckpointError, match=r"no checkpoint can be restored:(?s:.)*c/20: (?s:.)*c/10: "):
-        Checkpoints(tmp_path / "c", 3).restore(trained, here)
+        Checkpoints(tmp_path / "c", 3).restore(trained, here, accept)
 
 
 def test_no_checkpoint_at_all(tmp_path, trained, here):
     with pytest.raises(CheckpointError, match="there is no checkpoint in .*without --resume"):
-        Checkpoints(tmp_path / "c", 3).restore(trained, here)
+        Checkpoints(tmp_path / "c", 3).restore(trained, here, accept)
+
+
+def test_a_record_that_does_not_fit_is_raised_and_no_checkpoint_moved(tmp_path, trained, here):
+    """What the check raises is not taken for damage, even where the state would not fit either."""
+    save(tmp_path / "c", [trained] * 2).close()
+
+    def refuse(record):
+        raise ConfigError(f"step {record.step} is another run")
+
+    smaller = trained.replace(step=jnp.zeros((2,), jnp.int32))
+    with pytest.raises(ConfigError, match="step 20 is another run"):
+        Checkpoints(tmp_path / "c", 3).restore(smaller, here, refuse)
+    assert Checkpoints(tmp_path / "c", 3).steps() == [10, 20]
+    assert not (tmp_path / "c_damaged").exists()

@@ -1,6 +1,5 @@
-"""The policy of a run is read back as it was saved, and nothing else is taken for it."""
+"""The policy of a run is read back as it was saved, from its folder alone, and nothing else is taken for it."""
 
-import json
 import shutil
 
 import chex
@@ -12,7 +11,7 @@ from eosjax import config as configs
 from eosjax.bench.full import load_buffer
 from eosjax.models.hf.pretrained import Pretrained
 from eosjax.runs.checkpoint import CheckpointError
-from eosjax.runs.load import check_base, load_run
+from eosjax.runs.load import check_base, choose_checkpoint, load_run, open_tokenizer
 from tests import saved_runs
 from tests.checkpoints import write_checkpoint
 
@@ -28,19 +27,32 @@ def copied(saved, tmp_path):
     return shutil.copytree(saved.folder, tmp_path / "run")
 
 
-def test_the_newest_checkpoint_on_its_base(saved):
+def test_the_policy_on_its_base(saved):
     run = load_run(saved.folder)
     chex.assert_trees_all_equal_shapes_and_dtypes(run.params, saved.params)
     chex.assert_trees_all_equal(jax.device_get(run.params), saved.params)
-    assert (run.step, run.config, run.statistics) == (20, saved.config, saved_runs.STATISTICS)
+    assert (run.step, run.config) == (20, saved.config)
     assert (run.vla_config.chunk, run.vla_config.proprio_dim, run.vla_config.lora_rank) == (2, 3, 4)
-    assert "fingerprints" not in run.record
     assert run.operating_point == saved_runs.POINT
+
+
+def test_nothing_but_the_folder_and_the_base_is_read(saved, tmp_path, monkeypatch):
+    """In another folder, with the base somewhere else, without the YAML file, and with other built-in descriptions."""
+    whole = shutil.copytree(saved.folder.parent, tmp_path / "moved")
+    (whole / "specs.yaml").unlink()
+    (whole / "run" / configs.CONFIG_FILE).unlink()
+    (whole / "base" / "tokenizer.json").rename(tmp_path / "tokenizer.json")
+    monkeypatch.setattr("eosjax.data.specs.SPECS", {})
+    run = load_run(whole / "run", vla_path=str(whole / "base"))
+    chex.assert_trees_all_equal(jax.device_get(run.params), saved.params)
+    assert run.record.run.datasets[0].spec.image_keys == ("image",)
+    found = open_tokenizer(whole / "run", run.record)
+    assert found.tokenizer.to_str() == open_tokenizer(saved.folder, run.record).tokenizer.to_str()
 
 
 def test_an_older_checkpoint_without_the_base(saved):
     run = load_run(saved.folder, 10, with_base=False)
-    assert (run.step, run.record["samples"]) == (10, 80)
+    assert run.step == 10
     assert run.params.keys() == saved.params.keys() - {"vla"}
     assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(run.params))
     differs = jax.tree.map(lambda old, new: (old != new).any(), run.params["lora"], saved.params["lora"])
@@ -50,11 +62,11 @@ def test_an_older_checkpoint_without_the_base(saved):
 
 def test_a_policy_that_was_trained_whole(tmp_path):
     saved = saved_runs.make_run(tmp_path, use_lora=False, use_eos_classification=False)
-    run = load_run(saved.folder)
+    run = load_run(saved.folder, vla_path="not needed")
     assert run.params.keys() == {"vla", "proprio_projector", "action_head"}
     chex.assert_trees_all_equal(run.params, saved.params)
     assert run.operating_point is None
-    assert load_buffer(run, saved.folder) is None
+    assert load_buffer(run) is None
 
 
 def test_encoders_that_were_left_alone_are_read_from_the_base(tmp_path):
@@ -69,50 +81,71 @@ def test_encoders_that_were_left_alone_are_read_from_the_base(tmp_path):
         check_base(run, Pretrained(tmp_path / "other"))
 
 
-def test_another_base_is_refused(copied, tmp_path):
+def test_another_base_is_refused(saved, tmp_path):
     write_checkpoint(tmp_path / "other", seed=1)
-    config = copied / configs.CONFIG_FILE
-    text = config.read_text()
-    before = next(line for line in text.splitlines() if line.startswith("vla_path"))
-    config.write_text(text.replace(before, f"vla_path: {tmp_path / 'other'}"))
-    with pytest.raises(CheckpointError, match="other: the base weights are not those that the run began with"):
-        load_run(copied)
+    with pytest.raises(CheckpointError, match=r"other: the base weights are not those that the run began with: \d+ of \d+ arrays differ"):
+        load_run(saved.folder, vla_path=str(tmp_path / "other"))
     with pytest.raises(CheckpointError, match="other: the base weights are not those"):
-        check_base(load_run(copied, with_base=False), Pretrained(tmp_path / "other"))
-
-
-def test_no_run_and_no_checkpoint(copied, tmp_path):
-    with pytest.raises(CheckpointError, match=r"no config.yaml; expected the folder of a training run"):
-        load_run(tmp_path)
-    with pytest.raises(CheckpointError, match=r"checkpoints: no checkpoint of step 15; there are those of 10, 20"):
-        load_run(copied, 15)
-    shutil.rmtree(copied / configs.CHECKPOINTS)
-    with pytest.raises(CheckpointError, match="checkpoints: no checkpoint$"):
-        load_run(copied)
+        check_base(load_run(saved.folder, with_base=False), Pretrained(tmp_path / "other"))
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "message"),
+    ("scores", "default", "best"),
     [
-        (
-            "eos_hidden_dim: 6",
-            "eos_hidden_dim: 8",
-            r"eos_head/fc1/bias: expected float32 \(8,\), .* got float32 \(6,\)",
-        ),
-        ("use_lora: true", "use_lora: false", r"vla/.*: expected float32 .* got nothing"),
-        ("use_proprio: true", "use_proprio: false", r"content of \.trainable\['proprio_projector'\]"),
+        ({10: 0.9, 20: 0.1}, 10, 10),
+        ({10: 0.1, 20: 0.9}, 20, 20),
+        ({10: 0.9}, 10, 10),
+        ({10: 0.5, 20: 0.5}, 20, 20),
+        ({}, 20, None),
     ],
 )
-def test_a_checkpoint_of_another_configuration_is_refused(copied, before, after, message):
-    config = copied / configs.CONFIG_FILE
-    assert before in config.read_text()
-    config.write_text(config.read_text().replace(before, after))
-    with pytest.raises(CheckpointError, match=message):
-        load_run(copied, with_base=False)
+def test_the_best_is_the_default_where_there_is_a_validation(tmp_path, scores, default, best):
+    folder = saved_runs.make_run(tmp_path, steps=(10, 20), scores=scores).folder
+    chosen = choose_checkpoint(folder)
+    assert chosen.record.step == default
+    assert ("the best" if scores else "the newest; none was validated") in chosen.sentence()
+    assert choose_checkpoint(folder, "newest").record.step == 20
+    assert choose_checkpoint(folder, "10").record.step == choose_checkpoint(folder, 10).record.step == 10
+    if best:
+        assert choose_checkpoint(folder, "best").record.step == best
+    else:
+        with pytest.raises(CheckpointError, match="no checkpoint was validated, so that none is the best; expected newest or a step"):
+            choose_checkpoint(folder, "best")
 
 
-def test_a_damaged_checkpoint_is_named(copied):
-    files = [path for path in (copied / configs.CHECKPOINTS / "20" / "state").rglob("*") if path.is_file()]
+def test_without_an_eos_head_the_best_has_the_smallest_action_loss(tmp_path):
+    saved = saved_runs.make_run(tmp_path, use_eos_classification=False)
+    record = choose_checkpoint(saved.folder).record
+    assert record.validation.figures.keys() >= {"val/action_loss"}
+
+
+def test_no_run_and_no_checkpoint(copied, tmp_path):
+    with pytest.raises(CheckpointError, match=r"checkpoints: no checkpoint; expected the folder of a training run"):
+        load_run(tmp_path)
+    for step in (15, "15", "last"):
+        with pytest.raises(CheckpointError, match=rf"checkpoints: no checkpoint of step {step}; expected best, newest or one of 10, 20"):
+            load_run(copied, step)
+
+
+def test_another_tokenizer_and_other_prompts_are_refused(copied, monkeypatch):
+    record = choose_checkpoint(copied).record
+    path = copied / "tokenizer.json"
+    content = path.read_text()
+    path.write_text(content + "\n")
+    with pytest.raises(CheckpointError, match=r"tokenizer.json: not the tokenizer that the run was trained with"):
+        open_tokenizer(copied, record)
+    path.unlink()
+    with pytest.raises(CheckpointError, match=r"tokenizer.json: cannot be read: No such file"):
+        open_tokenizer(copied, record)
+    path.write_text(content)
+    monkeypatch.setattr("eosjax.data.samples.tokens.evaluation_prompt", lambda instruction: f"Do: {instruction}")
+    with pytest.raises(CheckpointError, match=r"trained on prompts like 'In: What action .*; this version asks 'Do: {instruction}'"):
+        open_tokenizer(copied, record)
+
+
+@pytest.mark.parametrize("part", ["state", "record"])
+def test_a_damaged_checkpoint_is_named(copied, part):
+    files = [path for path in (copied / configs.CHECKPOINTS / "20" / part).rglob("*") if path.is_file()]
     largest = max(files, key=lambda path: path.stat().st_size)
     largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
     with pytest.raises(CheckpointError, match=r"checkpoints/20: damaged: "):
@@ -120,10 +153,7 @@ def test_a_damaged_checkpoint_is_named(copied):
     assert load_run(copied, 10, with_base=False).step == 10
 
 
-def test_a_checkpoint_without_an_operating_point_is_refused(copied):
-    record = copied / configs.CHECKPOINTS / "20" / "record" / "metadata"
-    content = json.loads(record.read_text())
-    del content["operating_point"]
-    record.write_text(json.dumps(content))
-    with pytest.raises(CheckpointError, match="20: written by an earlier version, without an operating point"):
+def test_a_checkpoint_of_the_old_form_is_named(copied):
+    (copied / configs.CHECKPOINTS / "20" / "record" / "metadata").write_text('{"samples": 160, "operating_point": null}')
+    with pytest.raises(CheckpointError, match="20: written by another version of eosjax: expected a record of version 1, got none"):
         load_run(copied)

@@ -10,18 +10,17 @@ import pytest
 from eosjax.config import TrainConfig
 from eosjax.data.samples.tokens import demo_tokenizer
 from eosjax.data.specs import DatasetSpec
-from eosjax.data.stats import STATS_FILE, save_stats
 from eosjax.ends.calibration import Calibration
 from eosjax.ends.operating_points import OperatingPoint
 from eosjax.ends.protocols import Clock, Rule
 from eosjax.models.openvla import OpenVLA, with_action_tokens
 from eosjax.models.policies import vla_variables
 from eosjax.runs.checkpoint import CheckpointError
-from eosjax.runs.data import PolicySource
+from eosjax.runs.policy_source import PolicySource
 from eosjax.serving import policy as module
 from eosjax.serving.policy import ObservationError, Outputs, Policy, first_end
 from eosjax.types import UserError
-from tests.saved_runs import POINT, random_like, save_run
+from tests.saved_runs import POINT, random_like, save_run, statistics
 from tests.serving.conftest import SETTINGS, TINY, params
 
 
@@ -165,51 +164,53 @@ def test_a_batch_has_as_many_rows_as_instructions(policy, observe):
 
 
 @pytest.fixture(scope="module")
-def saved_run(tmp_path_factory, stats):
-    """A run on two datasets with checkpoints of steps 1 and 2, and the statistics of both."""
+def saved_run(tmp_path_factory):
+    """A run on two datasets with checkpoints of steps 1 and 2, the last of which is validated."""
     flags = {"dataset_name": "libero_goal,libero_10", "use_proprio": True, "image_aug": False}
-    saved = save_run(tmp_path_factory.mktemp("runs") / "run", TrainConfig(vla_path="demo", use_lora=False, **flags), (1, 2))
-    other = dataclasses.replace(stats, action=dataclasses.replace(stats.action, q01=stats.action.min))
-    both = {"libero_goal": stats, "libero_10": other}
-    save_stats(saved.folder / STATS_FILE, both)
-    return saved, both
+    return save_run(tmp_path_factory.mktemp("runs") / "run", TrainConfig(vla_path="demo", use_lora=False, **flags), (1, 2))
 
 
-def test_load_is_the_policy_that_was_saved(saved_run, observe):
-    saved, stats = saved_run
-    vla_config = PolicySource.open(saved.config).vla_config(saved.config, DatasetSpec())
+def test_load_is_the_policy_that_was_saved(saved_run, observe, monkeypatch):
+    """From the record: descriptions that were built in then need not be now."""
+    vla_config = PolicySource.open(saved_run.config).vla_config(saved_run.config, DatasetSpec())
+    monkeypatch.setattr("eosjax.data.specs.SPECS", {})
     observation = {"images": observe(1)["images"][0], "state": np.zeros(8)}
     settings = dataclasses.replace(SETTINGS, num_images=1, eos=POINT)
-    for step, dataset in ((None, "libero_goal"), (1, "libero_10")):
-        loaded = Policy.load(saved.folder, step, dataset)
+    for step, number, dataset in ((None, 0, "libero_goal"), (1, 1, "libero_10")):
+        loaded = Policy.load(saved_run.folder, step, dataset)
         assert loaded.settings == settings
-        params = random_like(saved.params, step or 2)
-        expected = Policy(vla_config, params, stats[dataset], demo_tokenizer(), settings)(observation, "close it")
+        params = random_like(saved_run.params, step or 2)
+        expected = Policy(vla_config, params, statistics(DatasetSpec(), number), demo_tokenizer(), settings)(observation, "close it")
         found = loaded(observation, "close it")
         np.testing.assert_array_equal(found.actions, expected.actions)
         np.testing.assert_array_equal(found.eos, expected.eos)
 
 
-def test_a_threshold_that_was_never_tried_is_told(saved_run, tmp_path, stats, caplog):
-    Policy.load(saved_run[0].folder, dataset="libero_10")
-    assert not caplog.records
-    untried = OperatingPoint.unseen(POINT.calibration, 0.5)
-    saved = save_run(tmp_path / "run", dataclasses.replace(saved_run[0].config, dataset_name="libero_10"), (3,), untried)
-    save_stats(saved.folder / STATS_FILE, {"libero_10": stats})
-    assert Policy.load(saved.folder).settings.rule == Rule(0.5)
+def test_a_threshold_of_another_step_or_of_none_is_told(saved_run, tmp_path, caplog):
+    caplog.set_level("INFO", "eosjax")
+    Policy.load(saved_run.folder, dataset="libero_10")
     (record,) = caplog.records
-    assert f"{saved.folder}, step 3: threshold 0.5; no held-out episodes were looked at" in record.getMessage()
+    assert (record.levelname, "checkpoint of step 2 (the best validated" in record.getMessage()) == ("INFO", True)
+    config = dataclasses.replace(saved_run.config, dataset_name="libero_10")
+    untried = OperatingPoint.unseen(POINT.calibration, 0.5)
+    saved = save_run(tmp_path / "run", config, (3,), untried, scores={})
+    assert Policy.load(saved.folder).settings.rule == Rule(0.5)
+    assert f"{saved.folder}, step 3: threshold 0.5; no held-out episodes were looked at" in caplog.records[-1].getMessage()
+    between = save_run(tmp_path / "between", config, (4, 6), POINT, scores={4: 0.5})
+    Policy.load(between.folder, "newest")
+    assert caplog.records[-1].levelname == "WARNING"
+    assert "chosen at step 4, not at this checkpoint's step 6" in caplog.records[-1].getMessage()
 
 
 def test_load_asks_for_what_it_cannot_know(saved_run, tmp_path):
-    folder = saved_run[0].folder
+    folder = saved_run.folder
     with pytest.raises(UserError, match="trained on 2 datasets; name the one whose robot is used: libero_goal, libero_10"):
         Policy.load(folder)
     with pytest.raises(UserError, match="bridge_orig"):
         Policy.load(folder, dataset="bridge_orig")
-    with pytest.raises(CheckpointError, match="no checkpoint of step 7; there are those of 1, 2"):
+    with pytest.raises(CheckpointError, match="no checkpoint of step 7; expected best, newest or one of 1, 2"):
         Policy.load(folder, 7, "libero_10")
-    with pytest.raises(CheckpointError, match=r"no config\.yaml"):
+    with pytest.raises(CheckpointError, match="no checkpoint; expected the folder of a training run"):
         Policy.load(tmp_path)
 
 

@@ -1,13 +1,19 @@
 """Paths that are missing and runs that are in the way are named before anything is built."""
 
 import dataclasses
+import shutil
 from pathlib import Path
 
+import jax.numpy as jnp
 import pytest
 
-from eosjax import flags
 from eosjax.config import ConfigError, TrainConfig
+from eosjax.runs.checkpoint import Checkpoints, fetch_fingerprints
+from eosjax.runs.lock import LockedError, RunLock
+from eosjax.runs.record import CheckpointRecord
 from eosjax.training.preflight import check_paths
+from tests.saved_runs import run_record
+from tests.training.conftest import TINY
 
 
 @pytest.fixture
@@ -65,14 +71,14 @@ class TestPaths:
 
     def test_a_log_without_a_checkpoint_is_no_run_to_go_on_from(self, sound):
         leave_a_run(sound)
-        (sound.run_dir / "checkpoints" / "10").rmdir()
+        shutil.rmtree(sound.run_dir / "checkpoints" / "10")
         for resume in (False, True):
             with pytest.raises(ConfigError, match="ended before its first checkpoint.*delete the folder"):
                 check_paths(dataclasses.replace(sound, resume=resume))
 
     def test_a_run_that_never_began_may_be_started_again(self, sound):
         leave_a_run(sound)
-        (sound.run_dir / "checkpoints" / "10").rmdir()
+        shutil.rmtree(sound.run_dir / "checkpoints" / "10")
         (sound.run_dir / "metrics.jsonl").write_text("")
         check_paths(sound)
 
@@ -83,18 +89,17 @@ class TestPaths:
         with pytest.raises(ConfigError, match=r"--cache_dir .*labels.json: cannot be made"):
             check_paths(dataclasses.replace(sound, cache_dir=blocking))
 
-    def test_resume_needs_the_flags_of_the_run(self, sound):
-        leave_a_run(sound)
-        (sound.run_dir / "config.yaml").unlink()
-        with pytest.raises(ConfigError, match=r"config.yaml: no such file, so that nobody can tell"):
-            check_paths(dataclasses.replace(sound, resume=True))
-
     def test_resume_of_a_tuned_run_takes_the_same_command(self, sound):
         asked = dataclasses.replace(sound, eos_tune="auto")
         leave_a_run(dataclasses.replace(asked, eos_sample_positive=10, eos_min_positive=10))
         check_paths(dataclasses.replace(asked, resume=True))
         with pytest.raises(ConfigError, match="--eos_sample_positive is 15, was 10"):
             check_paths(dataclasses.replace(asked, resume=True, eos_tune="manual"))
+
+    def test_a_folder_that_another_process_trains_in(self, sound):
+        with RunLock(sound.run_dir), pytest.raises(LockedError, match="is training in this folder"):
+            check_paths(sound)
+        check_paths(sound)
 
     def test_resume_needs_a_run(self, sound):
         with pytest.raises(ConfigError, match="holds no run to go on from"):
@@ -117,6 +122,9 @@ class TestPaths:
 
 
 def leave_a_run(config):
-    (config.run_dir / "checkpoints" / "10").mkdir(parents=True)
-    flags.save(config, config.run_dir / "config.yaml")
+    """A run folder with a log and a checkpoint that holds nothing but its record."""
+    state = {"step": jnp.zeros((), jnp.int32)}
+    checkpoints = Checkpoints(config.run_dir / "checkpoints", keep=1)
+    checkpoints.save(state, CheckpointRecord(run_record(config, TINY, b"{}", {}), 10, None, None, fetch_fingerprints(state)))
+    checkpoints.close()
     (config.run_dir / "metrics.jsonl").write_text('{"step": 1}\n')

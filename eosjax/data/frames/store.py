@@ -74,6 +74,7 @@ class FrameStore:
 
     Attributes:
         folder: where the store is.
+        fingerprint: of what it was made of, see `fingerprint`; "" where nobody has looked.
         name: the dataset.
         actions: f32 [N a], gripper 1 = open, not normalised.
         proprio: f32 [N p], not normalised.
@@ -82,9 +83,10 @@ class FrameStore:
         file_paths: the dataset's `file_path` of each episode.
     """
 
-    def __init__(self, folder: str | Path):
+    def __init__(self, folder: str | Path, fingerprint: str = ""):
         """Opens the store in `folder`; `DatasetError` when its files are damaged."""
         self.folder = Path(folder)
+        self.fingerprint = fingerprint
         try:
             meta = json.loads((self.folder / "store.json").read_text())
             self.name: str = meta["name"]
@@ -149,14 +151,15 @@ def open_store(data_root: str | Path, name: str, spec: DatasetSpec, cache_dir: s
         DatasetError: see `eosjax.data.rlds.episodes.read_episodes`; or a damaged store.
     """
     cache = Path(cache_dir).expanduser() if cache_dir is not None else default_cache_dir()
-    folder = cache / f"{name}-{fingerprint(data_root, name, spec)[:16]}"
+    digest = fingerprint(data_root, name, spec)
+    folder = cache / f"{name}-{digest[:16]}"
     if not folder.exists():
         cache.mkdir(parents=True, exist_ok=True)
         try:
             run_module("eosjax.data.frames.build", data_root, name, spec.to_json(), folder)
         except UserError as error:
             raise DatasetError(str(error)) from error
-    return FrameStore(folder)
+    return FrameStore(folder, digest)
 
 
 def fingerprint(data_root: str | Path, name: str, spec: DatasetSpec) -> str:

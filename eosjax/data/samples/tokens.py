@@ -66,6 +66,20 @@ def wordings(instruction: str, rephrase: bool) -> list[str]:
 
 
 @dataclasses.dataclass(frozen=True)
+class PromptForm:
+    """How an instruction becomes a prompt; `{instruction}` stands for it."""
+
+    evaluation: str  # the instruction is lower-cased
+    training: tuple[str, ...]  # drawn at random; empty: that of evaluation
+
+    @classmethod
+    def of(cls, rephrase: bool) -> PromptForm:
+        """The form of this version, with or without `rephrase`."""
+        evaluation, *training = wordings("{instruction}", rephrase)
+        return cls(evaluation, tuple(training))
+
+
+@dataclasses.dataclass(frozen=True)
 class PromptTokenizer:
     """A tokenizer with the ids that the layout needs."""
 

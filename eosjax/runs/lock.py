@@ -1,0 +1,69 @@
+"""One process a run folder."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+from pathlib import Path
+
+from eosjax.types import UserError
+
+LOCK_FILE = ".lock"
+
+
+class LockedError(UserError):
+    """Another process works in the folder."""
+
+
+class RunLock:
+    """Held by the process that trains in a folder, until it closes the lock or ends, however it ends.
+
+    The kernel holds the lock (flock(2)), so that none is left behind by a process that was killed. The file says who has it.
+
+    Args:
+      folder: of the run; made if missing.
+
+    Raises:
+      LockedError: another process, or another lock of this one, has it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._file = (folder / LOCK_FILE).open("a+")
+        if not _taken(self._file.fileno()):
+            self._file.close()
+            raise _refusal(folder)
+        self._file.truncate(0)
+        self._file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        self._file.flush()
+
+    def __enter__(self) -> RunLock:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._file.close()
+
+
+def check_unlocked(folder: Path) -> None:
+    """Raises `LockedError` if another process works in the folder; leaves nothing behind."""
+    path = folder / LOCK_FILE
+    if path.exists():
+        with path.open("a+") as file:
+            if not _taken(file.fileno()):
+                raise _refusal(folder)
+
+
+def _taken(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _refusal(folder: Path) -> LockedError:
+    owner = (folder / LOCK_FILE).read_text().strip() or "another process"
+    return LockedError(
+        f"{folder}: {owner} is training in this folder; wait for it, or start another run (--run_id_note NAME, --run_root_dir DIR)"
+    )
