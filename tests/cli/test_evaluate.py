@@ -56,3 +56,69 @@ def test_other_episodes_another_threshold_and_what_is_refused(run, trained, labe
         (("--step", "1"), "no checkpoint of step 1"),
     ):
         assert message in run("evaluate", "--checkpoint", trained, *flags)[2]
+
+
+def test_a_moved_run_gives_the_same_figures(run, trained, labels, tmp_path, monkeypatch):
+    """In another folder, without its YAML file, with other built-in descriptions, and the labels somewhere else."""
+    assert run("evaluate", "--checkpoint", trained, "--out", tmp_path / "before")[0] == 0
+    moved = trained.rename(tmp_path / "moved")
+    (moved / "config.yaml").unlink()
+    monkeypatch.setattr("eosjax.data.specs.SPECS", {})
+    elsewhere = labels.rename(tmp_path / "labels.json")
+    status, out, _ = run("evaluate", "--checkpoint", moved, "--out", tmp_path / "after", "--substep_labels_path", elsewhere)
+    assert status == 0
+    assert "checkpoint of step 2 (the best" in out
+    before, after = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("before", "after"))
+    del before["about"]["title"], after["about"]["title"]
+    assert before == after
+
+
+def test_any_number_of_devices(run, trained, tmp_path):
+    for devices in (1, 3):
+        status = run("evaluate", "--checkpoint", trained, "--num_devices", devices, "--out", tmp_path / str(devices))[0]
+        assert status == 0
+    one, three = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("1", "3"))
+    assert three["frame/average_precision"] == pytest.approx(one["frame/average_precision"], rel=1e-5)
+    assert three["frame/nll"] == pytest.approx(one["frame/nll"], rel=1e-4)
+
+
+def test_another_dataset_is_measured_and_never_called_the_runs_own(run, trained, tiny, labels, tmp_path):
+    """Here the run's own files under the name of another dataset: all episodes are judged."""
+    name = tiny.name
+    specs = tmp_path / "specs.yaml"
+    fields = "image_keys: [image, wrist_image], state_keys: [state], gripper: minus_open_plus_closed, action_size: 7, proprio_size: 8"
+    specs.write_text(f"{name}: {{{fields}, control_hz: 20}}\n")
+    flags = ("--dataset_name", name, "--dataset_specs", specs, "--substep_labels_path", labels, "--data_root_dir", tiny.root)
+    status, out, _ = run("evaluate", "--checkpoint", trained, *flags)
+    assert status == 0
+    found = json.loads((trained / "evaluation" / f"2-{name}" / "metrics.json").read_text())
+    assert found["about"]["title"].endswith(f"on {name} with the statistics of {name}")
+    assert "val split" not in out
+    assert found["about"]["episodes"] > json.loads(run_own(run, trained))["about"]["episodes"]
+    assert list(found["methods"]) == ["EOS head"]
+    specs.write_text(f"{name}: {{{fields.replace('7', '6')}, control_hz: 10}}\n")
+    status, _, err = run("evaluate", "--checkpoint", trained, *flags, "--out", tmp_path / "other")
+    assert status == 2
+    for text in ("does not fit", "action_size is 6, was 7", "control_hz is 10.0, was 20.0"):
+        assert text in err
+    status, _, err = run("evaluate", "--checkpoint", trained, "--dataset_specs", specs, "--out", tmp_path / "none")
+    assert (status, "--dataset_specs: is about another dataset; name it with --dataset_name" in err) == (2, True)
+
+
+def run_own(run, trained):
+    """metrics.json of the run's own validation."""
+    assert run("evaluate", "--checkpoint", trained)[0] == 0
+    return (trained / "evaluation" / "2-val" / "metrics.json").read_text()
+
+
+def test_other_labels_are_refused(run, trained, labels):
+    content = json.loads(labels.read_text())
+    for task in content.values():
+        for episode in (body for bodies in task.values() for body in bodies.values()):
+            for step in episode["timestep_labels"]:
+                step["is_substep_end"] |= step["timestep"] == 1
+    labels.write_text(json.dumps(content))
+    status, _, err = run("evaluate", "--checkpoint", trained)
+    assert status == 2
+    assert "the data are not those that the run was trained on:" in err
+    assert ".labels is" in err

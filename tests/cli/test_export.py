@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import shutil
 from pathlib import Path
 
 import chex
@@ -10,7 +9,6 @@ import jax
 import numpy as np
 import pytest
 
-from eosjax.cli import export as command
 from eosjax.config import TrainConfig
 from eosjax.data.stats import stats_to_json
 from eosjax.models.heads import ActionHead, EosHead
@@ -222,10 +220,9 @@ def test_an_older_step(export):
     assert (export("heads", "--step", "10") / "action_head--10_checkpoint.safetensors").is_file()
 
 
-def test_the_demo_policy_has_no_checkpoint_to_merge_into(run, loaded, tmp_path, monkeypatch):
-    demo = loaded._replace(config=TrainConfig(vla_path="demo", use_lora=False))
-    monkeypatch.setattr(command, "load_run", lambda folder, step, with_base: demo)
-    status, _, err = run("export", "--checkpoint", tmp_path, "--out", tmp_path / "out", "--format", "merged")
+def test_the_demo_policy_has_no_checkpoint_to_merge_into(run, tmp_path):
+    demo = saved_runs.save_run(tmp_path / "run", TrainConfig(vla_path="demo", use_lora=False), (1,))
+    status, _, err = run("export", "--checkpoint", demo.folder, "--out", tmp_path / "out", "--format", "merged")
     assert (status, "the demo policy comes from no checkpoint of the PyTorch side" in err) == (2, True)
 
 
@@ -246,13 +243,10 @@ def test_nothing_is_overwritten_and_nothing_is_left_by_halves(run, saved, tmp_pa
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert "--torch: torch is not installed" in export("--torch")[1]
 
-    other = shutil.copytree(saved.folder, tmp_path / "run")
     write_checkpoint(tmp_path / "base", seed=1)
-    config = (other / "config.yaml").read_text()
-    (other / "config.yaml").write_text(config.replace(saved.config.vla_path, str(tmp_path / "base")))
-    status, err = export(folder=other)
+    status, err = export("--vla_path", tmp_path / "base")
     assert (status, "the base weights are not those that the run began with" in err) == (2, True)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "out", "run"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "out"]
     assert not list((tmp_path / "out").iterdir())
     assert export()[0] == 0
     assert (tmp_path / "out" / "config.json").is_file()
