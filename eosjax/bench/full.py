@@ -39,10 +39,10 @@ from eosjax.reports.bench_plots import policy_curves
 from eosjax.reports.bench_tables import buffer_rows, policy_quality
 from eosjax.reports.plots import svg
 from eosjax.reports.tables import markdown
-from eosjax.training.keys import evaluation_keys
 from eosjax.runs.checkpoint import restore_part
 from eosjax.runs.data import RunData, episode_ends, reopen_data
 from eosjax.runs.load import SavedRun, load_run, open_tokenizer
+from eosjax.training.keys import evaluation_keys
 from eosjax.training.loop import run
 from eosjax.training.state import init_state, make_buffer, make_learner
 from eosjax.types import Batch, UserError
