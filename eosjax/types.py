@@ -1,4 +1,4 @@
-"""Shapes and dtypes of what flows through the house, in one place.
+"""Shapes and dtypes of the arrays that modules exchange, in one place.
 
 The containers are `NamedTuple`s: JAX sees pytrees, NumPy code needs no JAX.
 

@@ -390,7 +390,7 @@ def test_what_does_not_fit_is_named(arguments, message):
 
 
 def test_import_is_light():
-    """The buffer is useful alone: it drags in no data pipeline, no checkpointing, no other part of the house."""
+    """The buffer is useful alone: it imports no data pipeline, no checkpointing and no other part of eosjax."""
     code = "import eosjax.buffer, sys; print(*sorted({name.split('.')[0] for name in sys.modules}))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert "jax" in loaded
