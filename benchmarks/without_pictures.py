@@ -27,7 +27,7 @@ from eosjax.config import TrainConfig
 from eosjax.data.samples.source import SampleSource
 from eosjax.ends.baselines import boosted_scores, past_differences, places
 from eosjax.ends.comparison import FIGURES, compare
-from eosjax.ends.measure import ScoredEpisode
+from eosjax.ends.events import ScoredEpisode
 from eosjax.reports.tables import markdown
 from eosjax.runs.data import open_data
 from eosjax.runs.policy_source import PolicySource

@@ -1,4 +1,4 @@
-"""Loops over NumPy arrays as machine code, for what many small calls of NumPy are too slow for."""
+"""Machine code for loops over NumPy arrays that would need many small NumPy calls. Importing this module loads numba."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import numba
 
 
 def compiled(function: Callable[..., Any], **options: Any) -> Any:
-    """The function, compiled by numba at its first call for the types of its arguments; other threads have the interpreter meanwhile.
+    """Returns the function compiled by numba at the first call for each combination of argument types; it runs without the GIL.
 
-    Machine code is kept between runs where anything may be written beside the file of the function or below the home directory; elsewhere
-    each process compiles it.
+    The machine code is cached on disk beside the file of the function or below the home directory. Where neither is writable, each process
+    compiles again.
 
     Args:
       function: of arrays, numbers and (named) tuples of them.

@@ -92,7 +92,9 @@ BUFFER_LOADS = (
 ).split()
 
 
-@pytest.mark.parametrize(("modules", "allowed"), [("eosjax.buffer", BUFFER_LOADS)])
+@pytest.mark.parametrize(
+    ("modules", "allowed"), [("eosjax.buffer", BUFFER_LOADS), ("eosjax.ends.protocols, eosjax.ends.operating_points", ["eosjax", "numpy"])]
+)
 def test_what_an_import_loads(modules, allowed):
     code = f"""
 import sys

@@ -12,10 +12,11 @@ from eosjax.bench.cache import Columns
 from eosjax.bench.feeds import Split
 from eosjax.config import OperatingRule
 from eosjax.ends.baselines import CHANCE, baseline_scores
+from eosjax.ends.bootstrap import Measured, bootstrap
 from eosjax.ends.calibration import Calibration
-from eosjax.ends.events import MAIN_COLLAR
+from eosjax.ends.events import MAIN_COLLAR, Decisions, ScoredEpisode
 from eosjax.ends.frame import FrameTable, merge_chunks
-from eosjax.ends.measure import Decisions, DecisionTable, Measured, ScoredEpisode, ScoreTables, bootstrap
+from eosjax.ends.measure import DecisionTable, ScoreTables
 from eosjax.ends.protocols import Rule
 from eosjax.ends.sweeps import dense_sweep, deployed_sweep, pick, replay_at
 

@@ -17,9 +17,8 @@ from eosjax.bench.judge import Judge, Judged, mean_figures, pooled, spread
 from eosjax.bench.methods import NEGATIVE, POSITIVE, Method
 from eosjax.buffer import BalancedBufferState, RingBuffer
 from eosjax.ends.calibration import sigmoid
-from eosjax.ends.events import MAIN_COLLAR
+from eosjax.ends.events import MAIN_COLLAR, ScoredEpisode
 from eosjax.ends.frame import average_precision
-from eosjax.ends.measure import ScoredEpisode
 from eosjax.ends.sweeps import dense_sweep
 from eosjax.models.heads import EosHead
 from eosjax.training.metrics import EOS_SUMS

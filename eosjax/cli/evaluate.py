@@ -22,7 +22,7 @@ from eosjax.data.labels import FORMATS
 from eosjax.data.samples.loader import EvalLoader
 from eosjax.data.samples.source import SampleSource
 from eosjax.ends.baselines import baselines_on
-from eosjax.ends.measure import NMS_WINDOW
+from eosjax.ends.events import NMS_WINDOW
 from eosjax.ends.operating_points import OperatingPoint, cross_fit, selection
 from eosjax.models.parts import split_params
 from eosjax.reports.evaluation import PolicyEvaluation

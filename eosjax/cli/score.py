@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from eosjax.cli import common
-from eosjax.ends.measure import NMS_WINDOW
+from eosjax.ends.events import NMS_WINDOW
 from eosjax.ends.score_file import read_scores
 from eosjax.reports.evaluation import ScoreEvaluation
 from eosjax.types import UserError

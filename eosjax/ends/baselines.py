@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from eosjax.ends.measure import ScoredEpisode
+from eosjax.ends.events import ScoredEpisode
 
 ALWAYS_OFF = "always off"
 TIME = "time since the sub-step began"

@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from eosjax.config import OperatingRule
-from eosjax.ends.events import MAIN_COLLAR
+from eosjax.ends.bootstrap import REPLICATES, Measured, bootstrap
+from eosjax.ends.events import MAIN_COLLAR, NMS_WINDOW, ScoredEpisode
 from eosjax.ends.frame import FrameTable
-from eosjax.ends.measure import NMS_WINDOW, REPLICATES, DecisionTable, EventTable, Measured, ScoredEpisode, bootstrap
+from eosjax.ends.measure import DecisionTable, EventTable
 from eosjax.ends.operating_points import FOLDS
 from eosjax.ends.sweeps import dense_sweep, pick
 

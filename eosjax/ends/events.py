@@ -1,4 +1,6 @@
-"""Ends of sub-steps as events: what fires, and which firing answers which true end.
+"""Ends of sub-steps as events: which steps may fire, and the one matcher of firings and true ends.
+
+Pairs (`match`), counts of many sets of firings (`count_pairs`) and ranked hits (`hits`) come from one compiled loop (`eosjax.ends.loops`).
 
 Times are whole control steps. A firing p may answer a true end g if |g - p| <= *collar*, and each answers at most one (the event-based
 metrics of sound event detection: Mesaros, Heittola, Virtanen 2016, Applied Sciences 6(6)).
@@ -6,10 +8,39 @@ metrics of sound event detection: Mesaros, Heittola, Virtanen 2016, Applied Scie
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 COLLARS = (1, 2, 4, 8)  # control steps
+NMS_WINDOW = 2  # control steps on either side; see `candidates`
 MAIN_COLLAR = 2  # of what is shown where there is room for one
+
+
+class Decisions(NamedTuple):
+    """What fired in an episode, and what should have."""
+
+    fired: np.ndarray  # i64 [n], steps
+    true: np.ndarray  # i64 [m], steps
+    steps: int  # of the episode
+
+
+class ScoredEpisode(NamedTuple):
+    """An episode with a probability for every step."""
+
+    name: str
+    scores: np.ndarray  # f64 [t], probability that a sub-step ends at this step
+    ends: np.ndarray  # bool [t]
+
+    @property
+    def true(self) -> np.ndarray:
+        """i64 [m]: steps of the true ends."""
+        return np.flatnonzero(self.ends)
+
+    def decisions(self, threshold: float, window: int) -> Decisions:
+        """What fires in the dense protocol: the candidates of non-maximum suppression from `threshold` on."""
+        steps = candidates(self.scores, window)
+        return Decisions(steps[self.scores[steps] >= threshold], self.true, self.scores.size)
 
 
 def match(fired: np.ndarray, true: np.ndarray, collar: int) -> np.ndarray:

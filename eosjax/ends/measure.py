@@ -1,4 +1,4 @@
-"""Measures firings against true ends, pooled over episodes, with intervals. The names of all figures are made here.
+"""Figures of firings against true ends, pooled over episodes, with intervals. The names of all figures are made here.
 
 Two protocols, which must not be compared with each other (see `eosjax.ends.protocols`): of a *deployed* one there are firings
 (`measure_decisions`), of a *dense* one there is a probability for each step (`measure_scores`), which can be ranked as well.
@@ -7,53 +7,16 @@ Two protocols, which must not be compared with each other (see `eosjax.ends.prot
 from __future__ import annotations
 
 import dataclasses
-import sys
-from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import numpy as np
-from tqdm import tqdm
 
-from eosjax.ends.events import COLLARS, candidates, hits, match
+from eosjax.ends.bootstrap import REPLICATES, Measured, bootstrap
+from eosjax.ends.events import COLLARS, NMS_WINDOW, Decisions, ScoredEpisode, candidates, hits, match
 from eosjax.ends.frame import FrameTable
 from eosjax.ends.ranking import Ranking
 
 DEPLOYED = "deployed/"  # in front of the names of figures of that protocol; those of the dense one have nothing there
-REPLICATES = 1000  # of the bootstrap
-NMS_WINDOW = 2  # steps; see `events.candidates`
-
-
-class Decisions(NamedTuple):
-    """What fired in an episode, and what should have."""
-
-    fired: np.ndarray  # i64 [n], steps
-    true: np.ndarray  # i64 [m], steps
-    steps: int  # of the episode
-
-
-class ScoredEpisode(NamedTuple):
-    """An episode with a probability for every step."""
-
-    name: str
-    scores: np.ndarray  # f64 [t], probability that a sub-step ends at this step
-    ends: np.ndarray  # bool [t]
-
-    @property
-    def true(self) -> np.ndarray:
-        """i64 [m]: steps of the true ends."""
-        return np.flatnonzero(self.ends)
-
-    def decisions(self, threshold: float, window: int) -> Decisions:
-        """What fires in the dense protocol: the candidates of non-maximum suppression from `threshold` on."""
-        steps = candidates(self.scores, window)
-        return Decisions(steps[self.scores[steps] >= threshold], self.true, self.scores.size)
-
-
-class Measured(NamedTuple):
-    """Figures by name; NaN where one is not defined."""
-
-    values: dict[str, float]
-    intervals: dict[str, tuple[float, float]]  # 95 %; empty if none were asked for, or of fewer than two episodes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,35 +144,6 @@ def measure_scores(
 def measure_decisions(episodes: Sequence[Decisions], replicates: int = REPLICATES, seed: int = 0) -> Measured:
     """Everything that firings alone can tell; arguments as in `bootstrap`."""
     return bootstrap([DecisionTable.of(episodes).metrics], len(episodes), replicates, seed)
-
-
-def bootstrap(
-    metrics: Iterable[Callable[[np.ndarray], dict[str, float]]], episodes: int, replicates: int = REPLICATES, seed: int = 0
-) -> Measured:
-    """Figures with 95 % percentile intervals over episodes drawn with replacement (Efron 1979, Annals of Statistics 7(1)).
-
-    Steps of one episode depend on each other, episodes do not: so whole episodes are drawn.
-
-    Args:
-      metrics: functions of the weights i64 [e], how often each episode counts.
-      episodes: e.
-      replicates: draws; 0 for no intervals.
-      seed: of the draws.
-    """
-    functions = list(metrics)
-
-    def figures(weights: np.ndarray) -> dict[str, float]:
-        return {name: value for function in functions for name, value in function(weights).items()}
-
-    values = figures(np.ones(episodes, np.int64))
-    if episodes < 2 or not replicates:
-        return Measured(values, {})
-    draws = np.random.default_rng(seed).multinomial(episodes, np.full(episodes, 1 / episodes), size=replicates)
-    shown = tqdm(draws, desc="bootstrap", unit="draw", delay=1, leave=False, disable=not sys.stderr.isatty())
-    rows = np.array([list(figures(weights).values()) for weights in shown])
-    defined = [column[~np.isnan(column)] for column in rows.T]  # a draw without any end has no recall
-    bounds = [np.percentile(column, (2.5, 97.5)).tolist() if column.size else [float("nan")] * 2 for column in defined]
-    return Measured(values, {name: (low, high) for name, (low, high) in zip(values, bounds, strict=True)})
 
 
 def _share(part: float, whole: float) -> float:

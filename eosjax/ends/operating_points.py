@@ -1,4 +1,8 @@
-"""What turns the raw logits of the EOS head into decisions, and choosing it on held-out episodes."""
+"""Where the threshold is chosen: what turns raw logits of the EOS head into decisions, and how held-out episodes determine it.
+
+`choose` fits the calibration, counts what every threshold would fire (`eosjax.ends.sweeps`), and takes the threshold that the rule of
+`--eos_operating_point` prefers. The result, an `OperatingPoint`, is stored with the checkpoint; a served policy only reads it.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ import numpy as np
 
 from eosjax.config import OperatingRule, TrainConfig
 from eosjax.ends.calibration import Calibration, exact_calibration, sigmoid
-from eosjax.ends.measure import Decisions, ScoredEpisode
+from eosjax.ends.events import Decisions, ScoredEpisode
 from eosjax.ends.protocols import ChunkedEpisode, Rule, merge_votes, replay
 from eosjax.ends.sweeps import collar_of, dense_sweep, option_grid, pick, tune
 

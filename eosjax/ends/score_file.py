@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from eosjax.ends.measure import ScoredEpisode
+from eosjax.ends.events import ScoredEpisode
 from eosjax.types import UserError
 
 COLUMNS = ("episode", "step", "score", "label")

@@ -1,13 +1,13 @@
-"""Choosing where to operate: the threshold (and the decision options) that a rule likes best on some episodes.
+"""Sweeps over thresholds: what fires at each of many thresholds, and the threshold that a rule prefers. `operating_points` uses them.
 
-A *sweep* counts, at many thresholds at once, what fires in each episode and how much of it answers a true end: `deployed_sweep` by
-playing the deployed protocol, `dense_sweep` by non-maximum suppression. `pick` reads a rule off a sweep:
+A *sweep* counts, in each episode and at each threshold, the firings and those of them that answer a true end: `deployed_sweep` plays the
+deployed protocol, `dense_sweep` applies non-maximum suppression. `pick` applies a rule to a sweep:
 
     false_alarms:k   at most k false alarms an episode, then the fewest misses
     f1:c             the largest event F1 at a collar of c steps
     cost:r           the smallest sum of r * misses + false alarms
 
-Of thresholds that a rule likes equally it takes those with the fewest false alarms, and of these the middle one.
+Of thresholds that are equally good by the rule it takes those with the fewest false alarms, and of these the middle one.
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 from eosjax.config import OperatingRule
-from eosjax.ends.events import MAIN_COLLAR, candidates, count_pairs, hits
-from eosjax.ends.measure import NMS_WINDOW, ScoredEpisode
+from eosjax.ends.events import MAIN_COLLAR, NMS_WINDOW, ScoredEpisode, candidates, count_pairs, hits
 from eosjax.ends.protocols import Rule
 
 MOST_THRESHOLDS = 512  # of a sweep; where there are more scores, neighbouring thresholds differ by about 2 % in how many scores reach them

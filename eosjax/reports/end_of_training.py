@@ -13,8 +13,8 @@ from eosjax.data.images import transforms
 from eosjax.data.samples.source import SampleSource
 from eosjax.ends.baselines import baselines_on
 from eosjax.ends.comparison import HEAD, Comparison, compare
+from eosjax.ends.events import ScoredEpisode
 from eosjax.ends.frame import average_precision
-from eosjax.ends.measure import ScoredEpisode
 from eosjax.ends.operating_points import OperatingPoint
 from eosjax.ends.protocols import ChunkedEpisode
 from eosjax.reports.episode_plots import picture_timeline

@@ -8,11 +8,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from eosjax.ends.bootstrap import REPLICATES, Measured
 from eosjax.ends.calibration import Calibration
 from eosjax.ends.comparison import HEAD, Comparison, compare
-from eosjax.ends.events import MAIN_COLLAR, match
+from eosjax.ends.events import MAIN_COLLAR, NMS_WINDOW, Decisions, ScoredEpisode, match
 from eosjax.ends.frame import FrameTable
-from eosjax.ends.measure import DEPLOYED, NMS_WINDOW, REPLICATES, Decisions, Measured, ScoredEpisode, ScoreTables, measure_decisions
+from eosjax.ends.measure import DEPLOYED, ScoreTables, measure_decisions
 from eosjax.ends.operating_points import FOLDS, OperatingPoint
 from eosjax.ends.protocols import ChunkedEpisode
 from eosjax.ends.ranking import Curve

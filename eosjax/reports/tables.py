@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from eosjax.ends.bootstrap import Measured
 from eosjax.ends.comparison import FIGURES, Comparison
 from eosjax.ends.events import COLLARS, MAIN_COLLAR
-from eosjax.ends.measure import Measured
 
 Row = tuple[str, ...]
 

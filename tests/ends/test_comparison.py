@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from eosjax.ends.comparison import FIGURES, compare, measure
-from eosjax.ends.measure import DecisionTable, ScoredEpisode, measure_scores
+from eosjax.ends.events import ScoredEpisode
+from eosjax.ends.measure import DecisionTable, measure_scores
 from eosjax.reports.tables import comparison_json, comparison_rows
 
 

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, brier_score_loss, log_loss
 
-from eosjax.ends.measure import Decisions, ScoredEpisode, ScoreTables, bootstrap, measure_decisions, measure_scores
+from eosjax.ends.events import Decisions, ScoredEpisode
+from eosjax.ends.measure import ScoreTables, measure_decisions, measure_scores
 from eosjax.ends.protocols import Rule, replay
 
 
@@ -101,21 +102,6 @@ def test_a_drawn_episode_counts_as_its_copies(seed, drawn):
     assert weighted.keys() == copies.keys()
     for name, value in copies.items():
         assert weighted[name] == pytest.approx(value, nan_ok=True), name
-
-
-def test_intervals_are_percentiles_over_drawn_episodes():
-    values = np.random.default_rng(1).normal(size=20)
-
-    def metrics(weights):
-        return {"mean": float(weights @ values / weights.sum()), "never": float("nan")}
-
-    measured = bootstrap([metrics], 20, replicates=2000, seed=3)
-    assert measured.values["mean"] == pytest.approx(values.mean())
-    means = np.random.default_rng(0).choice(values, (20_000, 20)).mean(1)
-    assert measured.intervals["mean"] == pytest.approx(np.percentile(means, (2.5, 97.5)), abs=0.04)
-    assert np.isnan(measured.intervals["never"]).all()
-    assert bootstrap([metrics], 20, replicates=2000, seed=3).intervals["mean"] == measured.intervals["mean"]
-    assert bootstrap([metrics], 20, replicates=2000, seed=4).intervals["mean"] != measured.intervals["mean"]
 
 
 def test_draws_without_any_end_are_left_out_of_the_interval_of_recall():

@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eosjax.config import OperatingRule
-from eosjax.ends.events import match
-from eosjax.ends.measure import ScoredEpisode
+from eosjax.ends.events import ScoredEpisode, match
 from eosjax.ends.protocols import Rule, replay
 from eosjax.ends.sweeps import (
     Pick,

@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from eosjax.ends.measure import Decisions, ScoredEpisode, measure_decisions
+from eosjax.ends.events import Decisions, ScoredEpisode
+from eosjax.ends.measure import measure_decisions
 from eosjax.reports.evaluation import ScoreEvaluation
 from eosjax.reports.tables import delay_row, event_rows, frame_rows
 

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from eosjax.ends.measure import ScoredEpisode
+from eosjax.ends.events import ScoredEpisode
 from eosjax.reports.evaluation import PolicyEvaluation, ScoreEvaluation
 from eosjax.reports.pages import evaluate_page, score_page
 from tests.ends.test_operating_points import HOW, choose, made_up

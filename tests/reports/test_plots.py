@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from eosjax.ends.events import ScoredEpisode
 from eosjax.ends.frame import Reliability
-from eosjax.ends.measure import ScoredEpisode
 from eosjax.ends.ranking import Ranking
 from eosjax.reports import plots, score_plots
 from eosjax.reports.episode_plots import motion_timeline, picture_timeline, score_timeline
