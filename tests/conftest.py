@@ -6,8 +6,10 @@ import dataclasses
 import fcntl
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,11 @@ from tests.golden import cut
 os.environ["JAX_PLATFORMS"] = "cpu"
 _XLA_FLAGS = " --xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + _XLA_FLAGS
+# Each program is compiled once a test run, for all workers and for the processes that tests start; one that is read gives the same bits.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="eosjax-compiled-")
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 settings.register_profile("reproducible", deadline=None, derandomize=True)
 settings.load_profile("reproducible")
@@ -147,6 +154,12 @@ class TinyDataset:
     lengths: list[int]
     many: list[str]  # "shard/place in it" of the episodes of dataset "many", in the order of `as_dataset`
     other_numbers: list[int]  # as `numbers`, of dataset "other"
+
+
+def pytest_unconfigure():
+    """Removes the compiled programs of this test run."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -4,13 +4,16 @@ import dataclasses
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from eosjax import losses
 from eosjax.config import TrainConfig
 from eosjax.models.llama import LlamaConfig
-from eosjax.models.openvla import VLAConfig, with_action_tokens
+from eosjax.models.openvla import OpenVLA, VLAConfig, with_action_tokens
 from eosjax.models.parts import init_params, split_params
+from eosjax.models.policies import ActionLoss, Actions, Policy
 from eosjax.models.vit import ViTConfig
 from eosjax.training.state import init_state, make_learner
 from eosjax.training.step import train_step
@@ -70,15 +73,56 @@ KINDS = {
 }
 
 
+@dataclasses.dataclass(frozen=True)
+class StubPolicy(Policy):
+    """One layer in place of the network, for tests of what stands around a policy: it has the shapes of `vla`, and compiles in a second."""
+
+    def init_head(self, key):
+        return {"kernel": jax.random.normal(key, (TINY.llama.width,)), "bias": jnp.zeros(TINY.action_dim)}
+
+    def init_parts(self, key):
+        """The parts `vla` and `action_head`."""
+        vla_key, head_key = jax.random.split(key)
+        kernel = jax.random.normal(vla_key, (2 * 3 + TINY.proprio_dim, TINY.chunk, TINY.action_dim, TINY.llama.width))
+        return {"vla": {"kernel": kernel}, "action_head": self.init_head(head_key)}
+
+    def act(self, params, seen, noise_keys):
+        colours = jnp.mean(seen.images / 255.0, axis=(2, 3)).reshape(len(seen.proprio), -1)
+        features = jnp.concatenate([colours, seen.proprio], axis=1)
+        hidden = jnp.tanh(jnp.einsum("bf,fkad->bkad", features, params["vla"]["kernel"]))
+        return Actions(hidden, hidden @ params["action_head"]["kernel"] + params["action_head"]["bias"])
+
+    def loss(self, params, seen, actions, valid, noise_keys, dropout_key):
+        hidden, predicted = self.act(params, seen, noise_keys)
+        total, count = losses.masked_l1(predicted, actions, valid)
+        return ActionLoss(hidden, {"action_sum": total, "action_count": count})
+
+
+@functools.cache
+def initial_params(policy, eos_head):
+    """Random parameters by part."""
+    example = random_batch(np.random.default_rng(0), 1)
+    return jax.jit(lambda key: init_params(policy, eos_head, example, key))(jax.random.key(3))
+
+
 @functools.cache  # a learner is compiled once for all tests that share it
 def build(lora_rank=0, kind="regression", **flags):
     """(learner, state, frozen) for the tiny policy."""
-    config = dataclasses.replace(CONFIG, **flags)
-    learner = make_learner(config, dataclasses.replace(KINDS[kind], lora_rank=lora_rank), share_of_ends=0.3)
-    example = random_batch(np.random.default_rng(0), 1)
-    params = jax.jit(lambda key: init_params(learner.policy, learner.eos_head, example, key))(jax.random.key(3))
-    trainable, frozen = split_params(params)
+    learner = make_learner(dataclasses.replace(CONFIG, **flags), dataclasses.replace(KINDS[kind], lora_rank=lora_rank), share_of_ends=0.3)
+    trainable, frozen = split_params(initial_params(learner.policy, learner.eos_head))
     return learner, init_state(learner, trainable, jax.random.key(4)), frozen
+
+
+@functools.cache
+def build_stub(**flags):
+    """As `build`, with the stub for a policy."""
+    policy = StubPolicy(OpenVLA(TINY))
+    learner = dataclasses.replace(make_learner(dataclasses.replace(CONFIG, **flags), TINY, share_of_ends=0.3), policy=policy)
+    trainable = policy.init_parts(jax.random.key(3))
+    if learner.eos_head is not None:
+        hidden = jnp.zeros((TINY.action_dim, TINY.llama.width))
+        trainable["eos_head"] = jax.jit(learner.eos_head.init)(jax.random.key(5), hidden)["params"]
+    return learner, init_state(learner, trainable, jax.random.key(4)), {}
 
 
 @functools.cache
