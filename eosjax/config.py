@@ -34,7 +34,7 @@ class ConfigError(UserError):
 
 
 class MixtureMember(NamedTuple):
-    """A dataset to train on, and how often its samples are taken beside those of the others."""
+    """A dataset to train on, and its weight relative to the others."""
 
     name: str
     weight: float = 1.0
@@ -71,7 +71,7 @@ class OperatingRule(NamedTuple):
     """How the threshold of the EOS head is chosen on validation episodes."""
 
     kind: str  # false_alarms, f1, cost or fixed
-    value: float = 0.0  # most false alarms an episode; the collar in control steps; what a miss costs if a false alarm costs 1
+    value: float = 0.0  # most false alarms per episode; the collar in control steps; the cost of a miss if a false alarm costs 1
 
     def __str__(self) -> str:
         return self.kind if self.kind == "fixed" else f"{self.kind}:{self.value:g}"
@@ -81,7 +81,7 @@ def parse_operating_rule(text: str) -> OperatingRule:
     """The rule that `--eos_operating_point` names.
 
     Raises:
-      ConfigError: no such rule, or a number that makes no sense in it.
+      ConfigError: no such rule, or a number outside its range.
     """
     kind, _, number = text.partition(":")
     if text == "fixed":
@@ -109,32 +109,32 @@ class TrainConfig:
     use_l1_regression: bool = True  # continuous actions from an L1 regression head; without it and diffusion, actions are tokens
     use_diffusion: bool = False  # continuous actions by denoising (with --use_l1_regression False)
     num_diffusion_steps_train: int = 50  # noise levels of --use_diffusion
-    num_diffusion_steps_inference: int = 50  # of them, visited to make actions: in validation, and of the trained policy
+    num_diffusion_steps_inference: int = 50  # of these, the levels visited to generate actions: in validation and by the trained policy
     use_film: bool = False  # let the instruction modulate both vision encoders
     num_images_in_input: int = 1  # cameras seen by the policy: 1 = primary, 2 = primary and wrist, 3 = primary and both wrists
-    use_proprio: bool = False  # give the robot state to the policy as one more token
-    vision_heads: str | None = None  # attention heads of the two encoders, as `16,16`: needed only where they are not the published ones
-    use_lora: bool = True  # freeze the base and train low-rank adapters (and the heads); False trains everything
+    use_proprio: bool = False  # give the robot state to the policy as an additional token
+    vision_heads: str | None = None  # attention heads of the two encoders, as `16,16`: needed only for unpublished encoders
+    use_lora: bool = True  # freeze the base and train low-rank adapters and the heads; False trains everything
     lora_rank: int = 32  # rank of the adapters; alpha is min(rank, 16)
     lora_dropout: float = 0.0  # dropout on the input of the adapters
-    lora_adapter_path: Path | None = None  # folder of a PEFT adapter to start from (default: adapters that change nothing yet)
-    freeze_vision: bool = False  # leave both vision encoders as they are: no adapters there, and no updates with --use_lora False
-    model_dtype: str = "auto"  # of activations and the frozen base: bfloat16 or float32; auto: float32 for the demo model only
+    lora_adapter_path: Path | None = None  # folder of a PEFT adapter to start from (default: new adapters, which change nothing at first)
+    freeze_vision: bool = False  # freeze both vision encoders: no adapters there, and no updates with --use_lora False
+    model_dtype: str = "auto"  # of activations and the frozen base: bfloat16 or float32; auto: float32 for the demo, else bfloat16
     remat: bool = True  # recompute activations layer by layer in the backward pass: less memory, more time
 
     # Data
-    data_root_dir: Path = Path("datasets/rlds")  # folder that holds the RLDS/TFDS datasets
+    data_root_dir: Path = Path("datasets/rlds")  # folder with the RLDS/TFDS datasets
     dataset_name: str = "libero_goal_no_noops"  # dataset below data_root_dir, or a mixture `a:2,b`; `eosjax_demo` is made on first use
     dataset_specs: Path | None = None  # YAML file with the descriptions of your own datasets
-    substep_labels_path: Path | None = None  # sub-step labels: one file, or one a dataset separated by commas (the demo brings its own)
+    substep_labels_path: Path | None = None  # sub-step labels: one file, or one per dataset, separated by commas (the demo has its own)
     substep_labels_format: str = "auto"  # format of the labels; auto: recognised by content
     allow_unlabelled: bool = False  # leave out episodes without labels instead of refusing them
-    cache_dir: Path | None = None  # where the frame store goes; default $EOSJAX_CACHE or ~/.cache/eosjax
+    cache_dir: Path | None = None  # folder of the frame stores; default $EOSJAX_CACHE or ~/.cache/eosjax
     image_aug: bool = True  # random crop and colour changes on training images
-    rephrase: bool = True  # ask for each training sample with one of 14 wordings, drawn at random; False: always as in evaluation
+    rephrase: bool = True  # draw the wording of each training prompt from 14; False: always the wording of evaluation
     use_val_set: bool = True  # hold out episodes and validate on them
     val_share: float = 0.1  # share of the episodes that is held out with --use_val_set True
-    loader_threads: int = 0  # threads that read, decode and augment samples; 0: one a core, at most 8
+    loader_threads: int = 0  # threads that read, decode and augment samples; 0: one per core, at most 8
 
     # Training
     run_root_dir: Path = Path("runs")  # a run is written to run_root_dir/<run id>
@@ -148,8 +148,8 @@ class TrainConfig:
     num_steps_before_decay: int = 100_000  # updates after which the learning rate falls to a tenth
     val_freq: int = 10_000  # updates between validations; one more at the end
     save_freq: int = 10_000  # updates between checkpoints; one more at the end
-    keep_checkpoints: int = 3  # newest checkpoints to keep, beside the one with the best validation
-    resume: bool = False  # go on from the newest checkpoint of the run
+    keep_checkpoints: int = 3  # newest checkpoints to keep, in addition to the one with the best validation
+    resume: bool = False  # continue from the newest checkpoint of the run
     seed: int = 7  # seed of weights, data order, augmentation and draws
     num_devices: int = 0  # devices to train on; 0 takes all
 
@@ -159,17 +159,17 @@ class TrainConfig:
     lambda_eos: float = 2.0  # weight of the EOS loss: total = L1 + lambda_eos * BCE
     eos_hidden_dim: int = 1024  # width of the EOS head
     eos_dropout: float = 0.1  # dropout in the EOS head
-    eos_threshold: float = 0.5  # probability from which a drawn row counts as an end; and a step, while nothing better was chosen
-    eos_operating_point: str = "false_alarms:1"  # how validation chooses the threshold of decisions: or f1:C, cost:R, fixed
-    eos_tune_decision: bool = True  # choose debounce, least steps and time-out of a sub-step on validation, too (not with fixed)
+    eos_threshold: float = 0.5  # probability from which a drawn row counts as an end; also a step, until validation has chosen
+    eos_operating_point: str = "false_alarms:1"  # rule by which validation chooses the threshold: false_alarms:K, f1:C, cost:R or fixed
+    eos_tune_decision: bool = True  # validation also chooses debounce, minimum length and time-out of a sub-step (not with fixed)
     eos_loss: str = BALANCED_BUFFER  # what the EOS head learns from: drawn rows, or fresh rows by bce, pos_weight, focal or logit_adjust
     eos_buffer_capacity: int = 50  # hidden states kept per class
     eos_sample_positive: int = 15  # ends drawn for each update
     eos_sample_negative: int = 20  # other steps drawn for each update
     eos_min_positive: int = 15  # ends in the buffer before the first update
     eos_min_negative: int = 20  # other steps in the buffer before the first update
-    eos_age_match: bool = False  # let other steps into the buffer at the pace of the ends, so that age does not tell the classes apart
-    eos_backbone_grad: bool = False  # let the EOS loss train the policy, too (not with --eos_loss balanced_buffer)
+    eos_age_match: bool = False  # add as many other steps to the buffer as ends, so that age does not reveal the class
+    eos_backbone_grad: bool = False  # pass the gradient of the EOS loss on to the policy (not with --eos_loss balanced_buffer)
     eos_tune: str = "manual"  # auto: choose the counts of ends from their share in the training data
 
     # Logging
@@ -188,12 +188,12 @@ class TrainConfig:
 
     @property
     def run_dir(self) -> Path:
-        """Folder of this run, named after what most often tells runs apart; a folder that holds another run is refused, not shared."""
+        """Folder of this run, named after the flags that most often differ. A folder that holds another run is refused."""
         return self.run_root_dir / (self.run_id_override or _run_id(self))
 
     @property
     def compute_dtype(self) -> str:
-        """`model_dtype` with `auto` resolved: bfloat16 suits pretrained weights and accelerators, float32 the demo model on a CPU."""
+        """`model_dtype` with `auto` resolved: bfloat16 for pretrained weights, float32 for the demo model on a CPU."""
         if self.model_dtype == "auto":
             return "float32" if self.vla_path == DEMO_MODEL else "bfloat16"
         return self.model_dtype
@@ -215,7 +215,7 @@ class TrainConfig:
 
     @property
     def num_loader_threads(self) -> int:
-        """`loader_threads` with 0 resolved; threads beyond the cores only wait for each other."""
+        """`loader_threads` with 0 resolved; more threads than cores would only wait for each other."""
         return self.loader_threads or min(os.cpu_count() or 1, 8)
 
     @property
@@ -230,9 +230,9 @@ class TrainConfig:
 
     @property
     def label_paths(self) -> tuple[Path | None, ...]:
-        """Where the labels of each dataset of the mixture come from: a lone file serves all but the demo, which has its own (None).
+        """The label path of each dataset of the mixture. A single path serves all datasets except the demo, which has its own (None).
 
-        Raises `ConfigError` if there are neither one file nor as many as datasets.
+        Raises `ConfigError` unless there is one path, or one per dataset.
         """
         names = [member.name for member in self.mixture]
         if self.substep_labels_path is None:
