@@ -17,15 +17,15 @@ from eosjax.types import UserError
 
 COMMANDS = {
     "prepare": "build the frame store of a dataset ahead of its first use",
-    "inspect": "report what is in a dataset, and whether its sub-step labels fit",
+    "inspect": "report the content of a dataset, and whether its sub-step labels fit",
     "label": "make sub-step labels for a pick-and-place dataset that has none",
-    "show": "tell what a training run is, and what is here of what it needs",
+    "show": "describe a training run, and check whether everything it needs is here",
     "export": "write the policy of a training run for PyTorch: heads, PEFT adapter or merged checkpoint",
-    "evaluate": "measure how well the policy of a training run tells the ends of sub-steps",
-    "cache-hidden": "keep what the policy of a training run sees, to train heads from it",
+    "evaluate": "measure how well the policy of a training run detects the ends of sub-steps",
+    "cache-hidden": "store the hidden states of the policy of a training run, to train heads on them",
     "bench": "compare ways to train the EOS head",
-    "score": "measure how well scores from a file tell the ends of sub-steps",
-    "plan": "tell what training will take: parameters, memory, arithmetic, the largest batch",
+    "score": "measure how well scores from a file detect the ends of sub-steps",
+    "plan": "plan a training run: parameters, memory, arithmetic, the largest batch",
 }
 # Commands that the default dependencies are enough for. The others need the extra `train`.
 WITHOUT_EXTRA: set[str] = set()
@@ -36,7 +36,7 @@ _USER_ERROR, _DEFECT, _INTERRUPTED, _BROKEN_PIPE = 2, 70, 130, 141
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status.
 
-    2: something that the user can mend, told on stderr without a traceback; 70: a defect, with one; 130: Ctrl-C.
+    2: an error that the user can correct, reported on stderr without a traceback; 70: a defect, with one; 130: Ctrl-C.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
     try:
@@ -59,7 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parse(argv: list[str]) -> argparse.Namespace:
     """Reads the command line with the flags of the command that it names, the only one whose module is loaded."""
     parser = argparse.ArgumentParser(
-        prog="eosjax", description="Data and models whose sub-steps have ends.", epilog="Training: python train.py --help."
+        prog="eosjax",
+        description="Robot policies that know when a sub-step ends: data, runs, evaluation.",
+        epilog="Training: python train.py --help.",
     )
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, summary in COMMANDS.items():

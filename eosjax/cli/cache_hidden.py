@@ -1,6 +1,6 @@
-"""Runs the policy of a training run once over all its episodes and keeps the hidden states of every predicted action.
+"""Runs the policy of a training run once over all its episodes and stores the hidden states of every predicted action.
 
-`eosjax bench eos` trains heads from them without running the policy again. Those who read the folder need neither the run nor its data."""
+`eosjax bench eos` trains heads on them without running the policy again. The folder is complete without the run and its data."""
 
 from __future__ import annotations
 

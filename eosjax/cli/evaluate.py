@@ -1,8 +1,8 @@
-"""Runs the policy of a training run over the episodes that it was validated on, or over another labelled dataset (--dataset_name), and
-measures how well it tells the ends of sub-steps.
+"""Runs the policy of a training run over its held-out episodes, or over another labelled dataset (--dataset_name), and measures how well
+it detects the ends of sub-steps.
 
-Writes metrics.json and report.html, like `eosjax score`, with pictures: by what every step is judged in (dense protocol), and by what fires
-where a robot would plan (deployed protocol), at the operating point that is stored with the checkpoint; and baselines without images."""
+Writes metrics.json and report.html, like `eosjax score`, with images. Measures the dense protocol (every step has a score) and the deployed
+protocol (the policy plans as on a robot), at the operating point stored with the checkpoint, beside baselines without images."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
-"""Tells what a training run is: what it was trained on and how, its checkpoints with their figures, where its EOS head operates, and what
-is here of what it needs (base weights, data).
+"""Describes a training run: policy, data, checkpoints with their figures, and the operating point of its EOS head.
 
-Nothing is loaded but the records; no data are read."""
+Checks whether its tokenizer, base weights and data are here. Reads only the records of the run."""
 
 from __future__ import annotations
 

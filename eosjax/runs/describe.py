@@ -1,4 +1,4 @@
-"""A run in words and rows: what it was trained on and how, its checkpoints, and what is here of what it needs."""
+"""Describes a run: policy, data, checkpoints, and whether everything it needs is here."""
 
 from __future__ import annotations
 

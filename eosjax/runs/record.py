@@ -206,7 +206,7 @@ def _typed(kind: Any, value: Any, where: str) -> Any:
 
 # --- differences
 
-# What a resumed run may change, by path in the record; a path stands for all below it. docs/runs.md explains the list.
+# What a resumed run may change, by path in the record; a path stands for all below it. docs/training.md explains the list.
 MAY_CHANGE = {
     "config": (
         "max_steps val_freq save_freq keep_checkpoints log_freq loader_threads num_devices batch_size resume "

@@ -1,4 +1,4 @@
-"""What a run was trained on, and what is here of what it needs, from its folder alone."""
+"""A run described from its folder alone, with the check of what it needs."""
 
 import json
 import shutil
