@@ -21,10 +21,10 @@ COMMANDS = {
     "label": "make sub-step labels for a pick-and-place dataset that has none",
     "show": "describe a training run, and check whether everything it needs is here",
     "export": "write the policy of a training run for PyTorch: heads, PEFT adapter or merged checkpoint",
-    "evaluate": "measure how well the policy of a training run detects the ends of sub-steps",
+    "evaluate": "measure how well the policy of a training run detects sub-step ends",
     "cache-hidden": "store the hidden states of the policy of a training run, to train heads on them",
     "bench": "compare ways to train the EOS head",
-    "score": "measure how well scores from a file detect the ends of sub-steps",
+    "score": "measure how well scores from a file detect sub-step ends",
     "plan": "plan a training run: parameters, memory, arithmetic, the largest batch",
 }
 # Commands that the default dependencies are enough for. The others need the extra `train`.
