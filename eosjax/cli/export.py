@@ -1,8 +1,8 @@
 """Writes the policy of a training run in a form that PyTorch code reads: its heads alone, with a PEFT adapter, or as a whole checkpoint.
 
 Every format has the heads and projectors in files named as in OpenVLA-OFT, dataset_statistics.json, and eos_calibration.json, which
-describes how raw EOS logits become probabilities and decisions. "peft" adds the LoRA adapter. "merged" adds the base model with the adapter (or the
-trained weights) merged in, with tokenizer and configuration: a folder for --vla_path."""
+describes how raw EOS logits become probabilities and decisions. "peft" adds the LoRA adapter. "merged" adds the base model with the
+adapter (or the trained weights) merged in, with tokenizer and configuration: a folder for --vla_path."""
 
 from __future__ import annotations
 
