@@ -30,4 +30,5 @@ def check_train_extra() -> None:
     """Raises `MissingExtraError` unless all modules of the extra `train` can be found. Imports none of them."""
     missing = [name for name in TRAIN_MODULES if importlib.util.find_spec(name) is None]
     if missing:
-        raise MissingExtraError(f"needs the extra `train`: pip install 'eosjax[train]' (not installed: {', '.join(missing)})")
+        partly = f" (not installed: {', '.join(missing)})" if len(missing) < len(TRAIN_MODULES) else ""
+        raise MissingExtraError(f"needs the extra `train`: pip install 'eosjax[train]'{partly}")

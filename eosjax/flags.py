@@ -10,7 +10,6 @@ import difflib
 from collections.abc import Sequence
 from pathlib import Path
 
-import draccus
 import yaml
 
 from eosjax.config import ConfigError, TrainConfig
@@ -22,6 +21,8 @@ def parse(argv: Sequence[str]) -> TrainConfig:
     Raises `ConfigError` for a flag or key that does not exist (naming the nearest), a value of the wrong type, or a combination that
     cannot be run. `--help` prints all flags and exits.
     """
+    import draccus  # of the extra `train`; without it a configuration can still be written
+
     args = _complete([_spell(arg) for arg in argv])
     known = {field.name for field in dataclasses.fields(TrainConfig)} | {"config_path", "help"}
     for name in flag_names(args):

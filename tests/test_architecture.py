@@ -12,7 +12,7 @@ from eosjax import cli
 
 PACKAGE = Path(__file__).parents[1] / "eosjax"
 
-BASE = {"types", "config", "flags", "njit"}
+BASE = {"types", "config", "flags", "njit", "extras"}
 CORE = BASE | {"buffer", "losses", "models", "data", "ends", "demo", "runs"}
 # Which rooms each room may import, beside itself.
 MAY_IMPORT = {
@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "serving": BASE | {"models", "data", "ends", "runs"},
     "reports": CORE,
     "bench": CORE | {"training", "reports"},
-    "cli": CORE | {"extras", "training", "serving", "reports", "bench"},
+    "cli": CORE | {"training", "serving", "reports", "bench"},
     "__main__": {"cli"},
 }
 TENSORFLOW, JAX = {"tensorflow", "tensorflow_datasets"}, {"jax", "flax", "optax", "orbax"}
@@ -90,10 +90,19 @@ BUFFER_LOADS = (
     "absl cloudpickle eosjax etils filelock flatbuffers flax jax jaxlib ml_dtypes msgpack numpy opt_einsum pygments rich treescope "
     "typing_extensions yaml"
 ).split()
+SERVING_LOADS = [
+    *BUFFER_LOADS,
+    *"PIL google humanize llvmlite numba optax orbax safetensors scipy simplejson tensorstore tokenizers tqdm uvloop".split(),
+]
 
 
 @pytest.mark.parametrize(
-    ("modules", "allowed"), [("eosjax.buffer", BUFFER_LOADS), ("eosjax.ends.protocols, eosjax.ends.operating_points", ["eosjax", "numpy"])]
+    ("modules", "allowed"),
+    [
+        ("eosjax.buffer", BUFFER_LOADS),
+        ("eosjax.serving, eosjax.serving.policy", SERVING_LOADS),
+        ("eosjax.ends.protocols, eosjax.ends.operating_points", ["eosjax", "numpy"]),
+    ],
 )
 def test_what_an_import_loads(modules, allowed):
     code = f"""

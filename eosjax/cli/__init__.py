@@ -28,7 +28,7 @@ COMMANDS = {
     "plan": "plan a training run: parameters, memory, arithmetic, the largest batch",
 }
 # Commands that the default dependencies are enough for. The others need the extra `train`.
-WITHOUT_EXTRA: set[str] = set()
+WITHOUT_EXTRA = {"show", "export"}
 # 1 is for commands to give a meaning to, so Python's own status of a traceback will not do.
 _USER_ERROR, _DEFECT, _INTERRUPTED, _BROKEN_PIPE = 2, 70, 130, 141
 

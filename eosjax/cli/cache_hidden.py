@@ -16,7 +16,8 @@ from tqdm import tqdm
 
 from eosjax.bench.cache import Columns, check_new, fingerprint, write_cache
 from eosjax.bench.full import hidden_fn
-from eosjax.cli.trained import add_checkpoint_flags, add_place_flags, load_with_eos, open_run_data
+from eosjax.cli.trained import add_checkpoint_flags, load_with_eos
+from eosjax.cli.trained_data import add_place_flags, open_run_data
 from eosjax.config import TrainConfig
 from eosjax.data.samples.loader import EvalLoader
 from eosjax.data.samples.source import SampleSource

@@ -17,7 +17,8 @@ import jax
 from tqdm import tqdm
 
 from eosjax.cli.score import refuse_results, write_report
-from eosjax.cli.trained import add_checkpoint_flags, add_place_flags, load_with_eos, open_run_data, placed
+from eosjax.cli.trained import add_checkpoint_flags, load_with_eos
+from eosjax.cli.trained_data import add_place_flags, open_run_data, placed
 from eosjax.data.labels import FORMATS
 from eosjax.data.samples.loader import EvalLoader
 from eosjax.data.samples.source import SampleSource

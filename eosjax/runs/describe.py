@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from eosjax.config import CHECKPOINTS, DEMO_DATASET, DEMO_MODEL
+from eosjax.extras import MissingExtraError, check_train_extra
 from eosjax.runs.checkpoint import CheckpointError, checkpoint_steps, read_record
 from eosjax.runs.load import TOKENIZER_FILE, Chosen, choose_checkpoint, open_tokenizer
 from eosjax.runs.record import CheckpointRecord, RunRecord
@@ -174,7 +175,11 @@ def _base(run: RunRecord, vla_path: str | None) -> str:
 
 
 def _dataset(root: Path, name: str, recorded: Any) -> str:
-    from eosjax.data.frames.store import fingerprint  # needs the extra `train`
+    try:
+        check_train_extra()
+    except MissingExtraError as error:
+        return f"not looked for: this {error}"
+    from eosjax.data.frames.store import fingerprint  # behind the check, since it needs the extra
 
     if name == DEMO_DATASET and not (root / name).is_dir():
         return f"missing: generated on first use, in {root}"
