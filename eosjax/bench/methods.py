@@ -7,7 +7,7 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from eosjax.bench.objectives import BufferAndFresh, DetachedLogits, EmptiedBuffer
+from eosjax.bench.compared_objectives import BufferAndFresh, DetachedLogits, EmptiedBuffer
 from eosjax.buffer import BalancedBuffer
 from eosjax.config import FOCAL_GAMMA
 from eosjax.ends.calibration import Calibration, adjustment_shift, prior_shift, weight_shift

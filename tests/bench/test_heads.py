@@ -8,8 +8,8 @@ import numpy as np
 import optax
 import pytest
 
+from eosjax.bench.compared_objectives import BufferAndFresh, DetachedLogits
 from eosjax.bench.heads import BLOCK, HeadTrainer, Rows
-from eosjax.bench.objectives import BufferAndFresh, DetachedLogits
 from eosjax.buffer import BalancedBuffer
 from eosjax.models.heads import EosHead
 from eosjax.training.keys import forward_keys, run_keys

@@ -13,6 +13,11 @@ _RUN = (
 ).split()
 
 
+def run_config(data, labels, folder, *flags):
+    """The configuration of a run of two updates in a folder, with other flags beside."""
+    return parse([*map(str, data), *_RUN, f"--substep_labels_path={labels}", f"--run_root_dir={folder}", *flags])
+
+
 @pytest.fixture
 def run(capsys):
     """A function (*argv) -> (exit status, stdout, stderr)."""
@@ -48,5 +53,6 @@ def labels(write_labels, bodies):
 @pytest.fixture
 def trained(data, labels, tmp_path):
     """The folder of a run of two updates."""
-    train(parse([*map(str, data), *_RUN, f"--substep_labels_path={labels}", f"--run_root_dir={tmp_path}"]))
-    return tmp_path / "run"
+    config = run_config(data, labels, tmp_path)
+    train(config)
+    return config.run_dir

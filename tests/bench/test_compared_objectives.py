@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from eosjax.bench.compared_objectives import BufferAndFresh, DetachedLogits, EmptiedBuffer
 from eosjax.bench.methods import all_methods
-from eosjax.bench.objectives import BufferAndFresh, DetachedLogits, EmptiedBuffer
 from eosjax.buffer import BalancedBuffer
 from eosjax.training.keys import forward_keys
 from eosjax.training.objectives import BufferObjective, EosRows
