@@ -21,7 +21,7 @@ class Batch(NamedTuple):
     """One batch of training samples; a sample is an *anchor* step of an episode and the chunk that starts there."""
 
     images: Array  # u8 [b v h w 3], RGB
-    input_ids: Array  # i32 [b l]: prompt, padding, empty token, k*a placeholders, stop token (see `data.tokens`)
+    input_ids: Array  # i32 [b l]: prompt, padding, empty token, k*a placeholders, stop token (see `data.samples.tokens`)
     attn_mask: Array  # bool [b l]: False on the padding
     proprio: Array  # f32 [b p], normalised; p = 0 when the policy sees none
     actions: Array  # f32 [b k a], normalised

@@ -92,7 +92,7 @@ class Selection:
       exact: what is known from how the head was trained.
       rule: what is best.
       threshold: probability to take with the rule `fixed`.
-      options: decision options to choose among, too (see `operating.option_grid`); none for a threshold alone.
+      options: decision options to choose among, too (see `sweeps.option_grid`); none for a threshold alone.
     """
 
     exact: Calibration

@@ -17,7 +17,7 @@ def check_paths(config: TrainConfig) -> None:
     """Checks what the run will read and where it will write, before anything is built.
 
     Raises `ConfigError` for a missing dataset or label file, for a run folder that already holds a run (unless `resume`), and for
-    `resume` without a run to go on from. Whether that run holds a usable checkpoint is for `training.checkpoint` to say.
+    `resume` without a run to go on from. Whether that run holds a usable checkpoint is for `runs.checkpoint` to say.
     """
     if config.dataset_specs is not None and not config.dataset_specs.is_file():
         raise ConfigError(f"--dataset_specs {config.dataset_specs}: no such file")
