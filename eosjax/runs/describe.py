@@ -6,11 +6,11 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from eosjax.config import CHECKPOINTS, DEMO_DATASET, DEMO_MODEL
+from eosjax.config import CHECKPOINTS, DEMO_DATASET, DEMO_MODEL, TrainConfig
 from eosjax.extras import MissingExtraError, check_train_extra
 from eosjax.runs.checkpoint import CheckpointError, checkpoint_steps, read_record
 from eosjax.runs.load import TOKENIZER_FILE, Chosen, choose_checkpoint, open_tokenizer
-from eosjax.runs.record import CheckpointRecord, RunRecord
+from eosjax.runs.record import CheckpointRecord, DatasetRecord, RunRecord
 from eosjax.types import UserError
 
 Rows = list[tuple[str, ...]]
@@ -145,8 +145,9 @@ def describe_run(run_dir: Path, step: str | None = None, vla_path: str | None = 
         except CheckpointError as error:
             records[number] = str(error).removeprefix(f"{directory / str(number)}: ")
     presence = {"tokenizer": _tokenizer(run_dir, chosen.record), "base weights": _base(chosen.record.run, vla_path)}
-    root = data_root or chosen.record.run.config.data_root_dir
-    presence |= {f"dataset {each.name}": _dataset(root, each.name, each) for each in chosen.record.run.datasets}
+    config = chosen.record.run.config
+    root = data_root or config.data_root_dir
+    presence |= {f"dataset {each.name}": _dataset(config, root, each) for each in chosen.record.run.datasets}
     return RunDescription(run_dir, chosen, records, presence)
 
 
@@ -174,17 +175,21 @@ def _base(run: RunRecord, vla_path: str | None) -> str:
     return f"found: {cached} (its weights are compared when it is loaded)"
 
 
-def _dataset(root: Path, name: str, recorded: Any) -> str:
+def _dataset(config: TrainConfig, root: Path, recorded: DatasetRecord) -> str:
     try:
         check_train_extra()
     except MissingExtraError as error:
         return f"not looked for: this {error}"
-    from eosjax.data.frames.store import fingerprint  # behind the check, since it needs the extra
+    from eosjax.data.frames.store import FrameStore, store_folder  # behind the check, since it needs the extra
 
-    if name == DEMO_DATASET and not (root / name).is_dir():
-        return f"missing: generated on first use, in {root}"
+    if recorded.name == DEMO_DATASET:
+        return "not needed: generated on first use"
+    place = root / recorded.name
     try:
-        found = fingerprint(root, name, recorded.spec)
+        store = store_folder(root, recorded.name, recorded.spec, config.cache_dir)
+        if not store.exists():
+            return f"found: {place} (its content is compared when it is read)"
+        same = FrameStore(store).fingerprint == recorded.frames
     except UserError as error:
         return f"missing: {error}"
-    return f"here: {root / name}" if found == recorded.frames else f"changed: {root / name} is not what the run was trained on"
+    return f"here: {place}" if same else f"changed: {place} is not what the run was trained on"

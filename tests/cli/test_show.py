@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 
@@ -51,10 +52,13 @@ def test_what_is_missing_and_what_has_changed(run, saved, tmp_path, monkeypatch)
     assert "missing or another one: " in out
     assert "missing: nobody/nowhere is neither a folder nor in the cache of the hub; --vla_path says where it is" in out
     assert "30    written by another version of eosjax" in out
+    data = tmp_path / "data"
+    folders = iter([tmp_path / "no store", tmp_path, tmp_path])
+    monkeypatch.setattr("eosjax.data.frames.store.store_folder", lambda root, name, spec, cache: next(folders))
     prints = iter(["frames 0", "other frames"])
-    monkeypatch.setattr("eosjax.data.frames.store.fingerprint", lambda root, name, spec: next(prints))
-    for expected in ("here: ", "changed: "):
-        assert f"{expected}{tmp_path / 'data' / 'tiny'}" in run("show", saved.folder, "--data_root_dir", tmp_path / "data")[1]
+    monkeypatch.setattr("eosjax.data.frames.store.FrameStore", lambda folder: SimpleNamespace(fingerprint=next(prints)))
+    for expected in ("found: ", "here: ", "changed: "):
+        assert f"{expected}{data / 'tiny'}" in run("show", saved.folder, "--data_root_dir", data)[1]
 
 
 def test_no_run(refused, tmp_path):

@@ -16,7 +16,7 @@ import numpy as np
 from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue]
 from tqdm import tqdm
 
-from eosjax.data.frames.store import Part, pack_images, part_file
+from eosjax.data.frames.store import Part, episode_digest, pack_images, part_file
 from eosjax.data.rlds.episodes import DatasetError, Episode, num_episodes, read_episodes
 from eosjax.data.rlds.process import exit_with
 from eosjax.data.specs import DatasetSpec
@@ -109,21 +109,23 @@ def _write_part(episodes: Iterator[Episode], folder: Path, number: int, part_byt
     rows, size = [], 0
     try:
         for episode in itertools.chain([first], episodes):
-            for views in zip(*episode.images, strict=True):
-                record = pack_images(views)
+            records = [pack_images(views) for views in zip(*episode.images, strict=True)]
+            for record in records:
                 writer.write(record)
                 size += len(record)
-            rows.append((episode.actions, episode.proprio, len(episode), episode.task, episode.file_path))
+            digest = episode_digest(records, episode.actions, episode.proprio, episode.task)
+            rows.append((episode.actions, episode.proprio, len(episode), episode.task, episode.file_path, digest))
             if size >= part_bytes:
                 break
     finally:
         writer.close()
-    actions, proprio, lengths, tasks, file_paths = zip(*rows, strict=True)
+    actions, proprio, lengths, tasks, file_paths, digests = zip(*rows, strict=True)
     columns = part_file(folder, number, "npz")
     np.savez(columns, actions=np.concatenate(actions), proprio=np.concatenate(proprio), lengths=np.array(lengths, np.int64))
     meta = {
         "tasks": tasks,
         "file_paths": file_paths,
+        "digests": digests,
         "bytes": {"array_record": path.stat().st_size, "npz": columns.stat().st_size},
     }
     _write_text(part_file(folder, number, "json"), json.dumps(meta))

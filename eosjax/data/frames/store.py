@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from eosjax.data.rlds.tfrecord import record_checksums
 from eosjax.data.specs import DatasetSpec
 from eosjax.types import UserError
 
-FORMAT_VERSION = 2  # part of the fingerprint: raise it when the files of a store change their meaning
+FORMAT_VERSION = 3  # part of the fingerprint: raise it when the files of a store change their meaning
 # Fields of a description that say how a store is used, not what is in it.
 _NOT_STORED = ("action_mask", "normalisation", "chunk", "control_hz")
 _LENGTH = struct.Struct("<I")
@@ -47,6 +47,7 @@ class Part:
     lengths: np.ndarray  # i64 [e]
     tasks: list[str]
     file_paths: list[str]
+    digests: list[str]  # of the content of each episode, see `episode_digest`
 
     @classmethod
     def load(cls, folder: Path, number: int) -> Part:
@@ -59,7 +60,7 @@ class Part:
                 if size != expected:
                     raise DatasetError(f"{path}: expected {expected} bytes, got {size}; {_DAMAGED}")
             with np.load(part_file(folder, number, "npz")) as columns:
-                return cls(columns["actions"], columns["proprio"], columns["lengths"], meta["tasks"], meta["file_paths"])
+                return cls(columns["actions"], columns["proprio"], columns["lengths"], meta["tasks"], meta["file_paths"], meta["digests"])
         except (OSError, KeyError, json.JSONDecodeError) as error:
             raise DatasetError(f"frame store {folder}: part {number} is unreadable ({error}); {_DAMAGED}") from error
 
@@ -74,7 +75,8 @@ class FrameStore:
 
     Attributes:
         folder: where the store is.
-        fingerprint: of what it was made of, see `fingerprint`; "" where nobody has looked.
+        fingerprint: SHA-256 of all images, actions, states and tasks, in hex. Two stores of one content have the same, whatever the
+            files were that they were made of.
         name: the dataset.
         actions: f32 [N a], gripper 1 = open, not normalised.
         proprio: f32 [N p], not normalised.
@@ -83,10 +85,9 @@ class FrameStore:
         file_paths: the dataset's `file_path` of each episode.
     """
 
-    def __init__(self, folder: str | Path, fingerprint: str = ""):
+    def __init__(self, folder: str | Path):
         """Opens the store in `folder`; `DatasetError` when its files are damaged."""
         self.folder = Path(folder)
-        self.fingerprint = fingerprint
         try:
             meta = json.loads((self.folder / "store.json").read_text())
             self.name: str = meta["name"]
@@ -98,6 +99,7 @@ class FrameStore:
         self.episode_starts = np.cumsum(np.concatenate([[0], *(part.lengths for part in parts)]))
         self.tasks = [task for part in parts for task in part.tasks]
         self.file_paths = [file_path for part in parts for file_path in part.file_paths]
+        self.fingerprint = hashlib.sha256("\n".join(digest for part in parts for digest in part.digests).encode()).hexdigest()
         self._part_starts = np.cumsum([0] + [len(part.actions) for part in parts])
         self._readers: list[Any] = [None] * len(parts)
 
@@ -150,19 +152,23 @@ def open_store(data_root: str | Path, name: str, spec: DatasetSpec, cache_dir: s
     Raises:
         DatasetError: see `eosjax.data.rlds.episodes.read_episodes`; or a damaged store.
     """
-    cache = Path(cache_dir).expanduser() if cache_dir is not None else default_cache_dir()
-    digest = fingerprint(data_root, name, spec)
-    folder = cache / f"{name}-{digest[:16]}"
+    folder = store_folder(data_root, name, spec, cache_dir)
     if not folder.exists():
-        cache.mkdir(parents=True, exist_ok=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
         try:
             run_module("eosjax.data.frames.build", data_root, name, spec.to_json(), folder)
         except UserError as error:
             raise DatasetError(str(error)) from error
-    return FrameStore(folder, digest)
+    return FrameStore(folder)
 
 
-def fingerprint(data_root: str | Path, name: str, spec: DatasetSpec) -> str:
+def store_folder(data_root: str | Path, name: str, spec: DatasetSpec, cache_dir: str | Path | None = None) -> Path:
+    """Where the store of a dataset is, or will be once it is built; arguments and errors as in `open_store`."""
+    cache = Path(cache_dir).expanduser() if cache_dir is not None else default_cache_dir()
+    return cache / f"{name}-{source_fingerprint(data_root, name, spec)[:16]}"
+
+
+def source_fingerprint(data_root: str | Path, name: str, spec: DatasetSpec) -> str:
     """Hex digest of what a store is made of: the dataset's metadata and contents, and the description.
 
     Times do not count, so that a copy of a dataset has the fingerprint of the dataset. Reading all of it at each start would take
@@ -196,6 +202,22 @@ def _samples(path: Path) -> bytes:
             file.seek(start)
             pieces.append(file.read(_SAMPLE_BYTES))
     return b"".join(pieces)
+
+
+def episode_digest(records: Iterable[bytes], actions: np.ndarray, proprio: np.ndarray, task: str) -> str:
+    """SHA-256 of the content of an episode, in hex.
+
+    Args:
+        records: of its frames, as `pack_images` makes them.
+        actions: f32 [T a].
+        proprio: f32 [T p].
+        task: its instruction.
+    """
+    digest = hashlib.sha256()
+    for part in (*records, *(np.ascontiguousarray(column, "<f4").tobytes() for column in (actions, proprio)), task.encode()):
+        digest.update(len(part).to_bytes(8, "little"))
+        digest.update(part)
+    return digest.hexdigest()
 
 
 def pack_images(views: Sequence[bytes]) -> bytes:

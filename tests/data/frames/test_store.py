@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 
 from eosjax.data.frames.build import finished_episodes, write_store
-from eosjax.data.frames.store import FrameStore, fingerprint, open_store
+from eosjax.data.frames.store import FrameStore, open_store, source_fingerprint
 from eosjax.data.images.transforms import decode
 from eosjax.data.rlds.episodes import DatasetError, dataset_dir, read_episodes
 from eosjax.data.rlds.tfrecord import masked_crc32c
@@ -40,7 +41,7 @@ def tiny_cache(tiny, shared_folder, once) -> Path:
     )
     with once("cache") as folder:
         if folder:
-            leftover = cache / f".{tiny.name}-{fingerprint(tiny.root, tiny.name, LIBERO)[:16]}.building"
+            leftover = cache / f".{tiny.name}-{source_fingerprint(tiny.root, tiny.name, LIBERO)[:16]}.building"
             leftover.mkdir(parents=True)
             (leftover / "part-00000.array_record").write_bytes(b"half")
             children = [subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE) for _ in range(2)]
@@ -105,6 +106,28 @@ def test_a_store_of_several_parts(tiny, tmp_path):
     store = FrameStore(tmp_path)
     assert_holds_the_dataset(store, tiny)
     assert_holds_the_dataset(pickle.loads(pickle.dumps(store)), tiny)
+
+
+def test_the_fingerprint_is_that_of_the_content(tiny, tiny_cache, tmp_path):
+    """However the store is cut into parts and wherever the source files said they were; any other value, image or task makes another."""
+    episodes = list(read_episodes(tiny.root, tiny.name, LIBERO))
+
+    def stored(changed, part_bytes=SMALL):
+        folder = Path(tempfile.mkdtemp(dir=tmp_path))
+        write_store(iter(changed), tiny.name, folder, part_bytes)
+        return FrameStore(folder).fingerprint
+
+    same = open_store(tiny.root, tiny.name, LIBERO, tiny_cache).fingerprint
+    assert stored(episodes) == stored([dataclasses.replace(each, file_path="elsewhere") for each in episodes], 1 << 30) == same
+    first, *others = episodes
+    action, state = first.actions.copy(), first.proprio.copy()
+    action[-1, 0] += 1e-6
+    state[0, -1] += 1e-3
+    view = [bytes([*first.images[0][0][:-1], first.images[0][0][-1] ^ 1]), *first.images[0][1:]]
+    changes = ({"actions": action}, {"proprio": state}, {"task": first.task + " "}, {"images": (view, *first.images[1:])})
+    found = [stored([dataclasses.replace(first, **change), *others]) for change in changes]
+    found += [stored(others), stored([*others, first]), same]
+    assert len(set(found)) == len(found)
 
 
 def test_a_killed_build_is_taken_up_and_gives_the_same_store_byte_by_byte(tiny, tmp_path):
@@ -187,9 +210,9 @@ build.build_store({str(tiny.root)!r}, {tiny.name!r}, DatasetSpec(), Path({str(fo
 
 def test_a_copy_has_the_fingerprint_of_the_dataset(tiny, copy):
     root, folder = copy
-    assert fingerprint(root, tiny.name, LIBERO) == fingerprint(tiny.root, tiny.name, LIBERO)
+    assert source_fingerprint(root, tiny.name, LIBERO) == source_fingerprint(tiny.root, tiny.name, LIBERO)
     (folder / "dataset_statistics_0.json").write_text("{}")  # OpenVLA writes such files there
-    assert fingerprint(root, tiny.name, LIBERO) == fingerprint(tiny.root, tiny.name, LIBERO)
+    assert source_fingerprint(root, tiny.name, LIBERO) == source_fingerprint(tiny.root, tiny.name, LIBERO)
 
 
 def test_other_contents_of_the_same_size_and_time_have_another_fingerprint(tmp_path):
@@ -205,7 +228,7 @@ def test_other_contents_of_the_same_size_and_time_have_another_fingerprint(tmp_p
         shard = folder / "some-train.tfrecord-00000-of-00001"
         shard.write_bytes(framed(contents) + framed(bytes(2 << 20)))
         os.utime(shard, (1, 1))
-        return fingerprint(tmp_path, "some", LIBERO)
+        return source_fingerprint(tmp_path, "some", LIBERO)
 
     contents = np.random.default_rng(0).bytes(1 << 20)
     changed = bytearray(contents)
@@ -222,7 +245,7 @@ def test_a_changed_dataset_has_another_fingerprint(tiny, tmp_path, copy, change)
         name = "other"
         shutil.copytree(tiny.root / name, root / name)
         folder = dataset_dir(root, name)
-    before = fingerprint(root, name, LIBERO)
+    before = source_fingerprint(root, name, LIBERO)
     if change == "rename":
         shard = sorted(folder.glob("*.tfrecord*"))[-1]
         shard.rename(shard.with_name(shard.name + "x"))
@@ -231,15 +254,15 @@ def test_a_changed_dataset_has_another_fingerprint(tiny, tmp_path, copy, change)
         shard.write_bytes(shard.read_bytes()[:-1] + b"x")
     else:
         (folder / change).write_text((folder / change).read_text() + "\n")
-    assert fingerprint(root, name, LIBERO) != before
+    assert source_fingerprint(root, name, LIBERO) != before
 
 
 def test_only_what_is_stored_of_a_description_counts(tiny):
     same = dataclasses.replace(LIBERO, chunk=5, normalisation="bounds", control_hz=5.0, action_mask=(True,) * 7)
-    assert fingerprint(tiny.root, tiny.name, same) == fingerprint(tiny.root, tiny.name, LIBERO)
+    assert source_fingerprint(tiny.root, tiny.name, same) == source_fingerprint(tiny.root, tiny.name, LIBERO)
     others = [{"gripper": "binarised"}, {"image_keys": ("image",)}, {"state_keys": ("joint_state",)}, {"skip_first": 1}]
-    found = {fingerprint(tiny.root, tiny.name, dataclasses.replace(LIBERO, **other)) for other in others}
-    assert len(found | {fingerprint(tiny.root, tiny.name, LIBERO)}) == 5
+    found = {source_fingerprint(tiny.root, tiny.name, dataclasses.replace(LIBERO, **other)) for other in others}
+    assert len(found | {source_fingerprint(tiny.root, tiny.name, LIBERO)}) == 5
 
 
 def test_failed_build_says_why_and_leaves_no_store(tiny, tmp_path):
