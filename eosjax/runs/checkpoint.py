@@ -19,7 +19,7 @@ import orbax.checkpoint as ocp
 from jax.sharding import Sharding
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from eosjax.runs.record import CheckpointRecord, RecordError
+from eosjax.runs.record import CheckpointRecord, RecordError, RecordVersionError
 from eosjax.types import UserError
 
 log = logging.getLogger(__name__)
@@ -28,6 +28,10 @@ T = TypeVar("T")
 
 class CheckpointError(UserError):
     """No checkpoint can be restored; the message names each one and its fault."""
+
+
+class CheckpointVersionError(CheckpointError):
+    """A checkpoint of another version of eosjax: whole, but not to be read here."""
 
 
 class Checkpoints:
@@ -77,6 +81,7 @@ class Checkpoints:
           The state and the record saved with it.
 
         Raises:
+          CheckpointVersionError: another version of eosjax wrote the newest one.
           CheckpointError: there is no checkpoint, or none can be restored.
         """
         shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), template)
@@ -85,6 +90,8 @@ class Checkpoints:
             folder = self.directory / str(step)
             try:
                 record = read_record(folder)
+            except CheckpointVersionError:
+                raise
             except CheckpointError as error:
                 faults.append(str(error))
                 log.warning("%s", error)
@@ -136,7 +143,8 @@ def read_record(folder: Path) -> CheckpointRecord:
     """The record of a checkpoint, without its arrays.
 
     Raises:
-      CheckpointError: there is none, it is damaged, or another version of eosjax wrote it.
+      CheckpointVersionError: another version of eosjax wrote it.
+      CheckpointError: there is none, it is damaged, or it is the record of another step than its folder says.
     """
     try:
         with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
@@ -144,9 +152,14 @@ def read_record(folder: Path) -> CheckpointRecord:
     except Exception as error:  # whatever a damaged file makes the reader raise
         raise CheckpointError(f"{folder}: damaged: {_first_line(error)}") from error
     try:
-        return CheckpointRecord.from_json(content)
+        record = CheckpointRecord.from_json(content)
+    except RecordVersionError as error:
+        raise CheckpointVersionError(f"{folder}: {error}") from error
     except RecordError as error:
         raise CheckpointError(f"{folder}: {error}") from error
+    if str(record.step) != folder.name:
+        raise CheckpointError(f"{folder}: expected the checkpoint of step {folder.name}, got that of step {record.step}")
+    return record
 
 
 def restore_part(folder: Path, part: str, shapes: T, record: CheckpointRecord) -> T:

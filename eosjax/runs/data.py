@@ -91,7 +91,8 @@ def open_other_data(config: TrainConfig, record: RunRecord, like: DatasetRecord,
       tokenizer: of the run.
 
     Raises:
-      UserError: several datasets, no labels, or a description that does not fit; names the fields. Otherwise as `open_data`.
+      UserError: several datasets, data that the run was trained on, no labels, or a description that does not fit (names the fields).
+        Otherwise as `open_data`.
     """
     if len(config.mixture) != 1:
         raise UserError(f"--dataset_name {config.dataset_name}: expected one dataset to evaluate on, got {len(config.mixture)}")
@@ -103,6 +104,11 @@ def open_other_data(config: TrainConfig, record: RunRecord, like: DatasetRecord,
             f"--dataset_name {name}: its description does not fit {like.name}, which the run was trained on:\n{describe_differences(found)}"
         )
     dataset = _open_dataset(config, name, 1.0, spec, config.label_paths[0], like.statistics)
+    own = next((each.name for each in record.datasets if each.frames == dataset.store.fingerprint), None)
+    if own is not None:
+        raise UserError(
+            f"--dataset_name {name}: these are the data of {own}, which the run was trained on; leave --dataset_name out to measure on them"
+        )
     episodes = np.flatnonzero(dataset.labels.labelled)
     return _source(config, Mixture([dataset]), episodes, tokenizer, record.model.dino.image_size)
 

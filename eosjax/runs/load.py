@@ -8,6 +8,7 @@ run.params["eos_head"]                       # its weights
 from __future__ import annotations
 
 import dataclasses
+import logging
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +25,7 @@ from eosjax.models.policies import Params
 from eosjax.runs.checkpoint import CheckpointError, checkpoint_steps, fetch_fingerprints, read_record, restore_part
 from eosjax.runs.record import CheckpointRecord, fingerprint
 
+log = logging.getLogger(__name__)
 TOKENIZER_FILE = "tokenizer.json"  # in the folder of a run
 BEST, NEWEST = "best", "newest"
 
@@ -132,12 +134,20 @@ def choose_checkpoint(run_dir: Path, step: str | int | None = None) -> Chosen:
 
 
 def _best(directory: Path, steps: list[int], *, required: bool) -> Chosen:
-    records = [read_record(directory / str(step)) for step in steps]
+    records, fault = [], None
+    for step in steps:
+        try:
+            records.append(read_record(directory / str(step)))
+        except CheckpointError as error:  # must not hide the others
+            log.warning("%s", error)
+            fault = error
+    if fault is not None and not records:
+        raise fault
     validated = [record for record in records if record.validation is not None and record.score is not None]
     if not validated:
         if required:
             raise CheckpointError(f"{directory}: no checkpoint was validated, so that none is the best; expected {NEWEST} or a step")
-        return Chosen(directory / str(steps[-1]), records[-1], "the newest; none was validated")
+        return Chosen(directory / str(records[-1].step), records[-1], "the newest; none was validated")
     best = max(validated, key=lambda record: (record.score, record.step))
     assert best.validation is not None
     name, value = best.validation.score

@@ -32,6 +32,10 @@ class RecordError(UserError):
     """A record that cannot be read."""
 
 
+class RecordVersionError(RecordError):
+    """A record of another version."""
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class DatasetRecord:
     """A dataset as it was used."""
@@ -134,11 +138,12 @@ class CheckpointRecord:
         """What `to_json` made.
 
         Raises:
-          RecordError: of another version, or damaged.
+          RecordVersionError: of another version.
+          RecordError: damaged.
         """
         if not isinstance(content, dict) or content.get("version") != VERSION:
             found = content.get("version", "none") if isinstance(content, dict) else "none"
-            raise RecordError(f"written by another version of eosjax: expected a record of version {VERSION}, got {found}")
+            raise RecordVersionError(f"written by another version of eosjax: expected a record of version {VERSION}, got {found}")
         content = dict(content)
         if content.pop("sha256", None) != _checksum(content):
             raise RecordError("damaged: the record is not what was saved")

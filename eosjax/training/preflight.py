@@ -41,7 +41,8 @@ def check_run_folder(config: TrainConfig) -> None:
       eosjax.runs.lock.LockedError: another process trains in it.
     """
     folder = config.run_dir
-    with_checkpoint, with_log = _is_filled(folder / configs.CHECKPOINTS), _is_filled(folder / configs.METRICS_FILE)
+    with_checkpoint = bool(checkpoint_steps(folder / configs.CHECKPOINTS))  # what a killed save has left is none
+    with_log = _is_filled(folder / configs.METRICS_FILE)
     if with_log and not with_checkpoint:
         raise ConfigError(
             f"{folder} holds the log of a run that ended before its first checkpoint, so nothing can go on from it: delete the folder, "
@@ -79,8 +80,8 @@ def _check_dataset(config: TrainConfig, name: str, labels: Path | None) -> None:
 
 
 def _is_filled(path: Path) -> bool:
-    """Whether something would be lost with this file or folder; a run that failed before its first numbers may be started again."""
-    return any(path.iterdir()) if path.is_dir() else path.is_file() and path.stat().st_size > 0
+    """Whether something would be lost with this file; a run that failed before its first numbers may be started again."""
+    return path.is_file() and path.stat().st_size > 0
 
 
 _TUNED = ("eos_sample_positive", "eos_min_positive")  # what `eos_tune auto` sets, from the data: the record has what it chose

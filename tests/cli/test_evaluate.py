@@ -83,10 +83,10 @@ def test_any_number_of_devices(run, trained, tmp_path):
 
 
 def test_another_dataset_is_measured_and_never_called_the_runs_own(run, trained, tiny, labels, tmp_path):
-    """Here the run's own files under the name of another dataset: all episodes are judged."""
+    """Here the run's own files with the cameras the other way round: all episodes are judged."""
     name = tiny.name
     specs = tmp_path / "specs.yaml"
-    fields = "image_keys: [image, wrist_image], state_keys: [state], gripper: minus_open_plus_closed, action_size: 7, proprio_size: 8"
+    fields = "image_keys: [wrist_image, image], state_keys: [state], gripper: minus_open_plus_closed, action_size: 7, proprio_size: 8"
     specs.write_text(f"{name}: {{{fields}, control_hz: 20}}\n")
     flags = ("--dataset_name", name, "--dataset_specs", specs, "--substep_labels_path", labels, "--data_root_dir", tiny.root)
     status, out, _ = run("evaluate", "--checkpoint", trained, *flags)
@@ -96,6 +96,8 @@ def test_another_dataset_is_measured_and_never_called_the_runs_own(run, trained,
     assert "val split" not in out
     assert found["about"]["episodes"] > json.loads(run_own(run, trained))["about"]["episodes"]
     assert list(found["methods"]) == ["EOS head"]
+    status, _, err = run("evaluate", "--checkpoint", trained, *flags[:2], *flags[4:], "--out", tmp_path / "own")
+    assert (status, f"these are the data of {name}, which the run was trained on; leave --dataset_name out" in err) == (2, True)
     specs.write_text(f"{name}: {{{fields.replace('7', '6')}, control_hz: 10}}\n")
     status, _, err = run("evaluate", "--checkpoint", trained, *flags, "--out", tmp_path / "other")
     assert status == 2

@@ -9,7 +9,7 @@ import pytest
 from jax.sharding import SingleDeviceSharding
 
 from eosjax.config import ConfigError, TrainConfig
-from eosjax.runs.checkpoint import CheckpointError, Checkpoints, fetch_fingerprints
+from eosjax.runs.checkpoint import CheckpointError, Checkpoints, CheckpointVersionError, fetch_fingerprints
 from eosjax.runs.record import CheckpointRecord, Validation
 from eosjax.training.parallel import DataParallel
 from tests.saved_runs import run_record
@@ -140,3 +140,11 @@ def test_a_record_that_does_not_fit_is_raised_and_no_checkpoint_moved(tmp_path, 
         Checkpoints(tmp_path / "c", 3).restore(smaller, here, refuse)
     assert Checkpoints(tmp_path / "c", 3).steps() == [10, 20]
     assert not (tmp_path / "c_damaged").exists()
+
+
+def test_another_version_is_refused_and_not_taken_for_damage(tmp_path, trained, here):
+    save(tmp_path / "c", [trained] * 2).close()
+    (tmp_path / "c" / "20" / "record" / "metadata").write_text('{"version": 99}')
+    with pytest.raises(CheckpointVersionError, match="c/20: written by another version of eosjax: .* got 99"):
+        Checkpoints(tmp_path / "c", 3).restore(trained, here, accept)
+    assert Checkpoints(tmp_path / "c", 3).steps() == [10, 20]

@@ -149,11 +149,27 @@ def test_a_damaged_checkpoint_is_named(copied, part):
     largest = max(files, key=lambda path: path.stat().st_size)
     largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
     with pytest.raises(CheckpointError, match=r"checkpoints/20: damaged: "):
-        load_run(copied)
+        load_run(copied, "newest")
     assert load_run(copied, 10, with_base=False).step == 10
+
+
+def test_a_damaged_record_does_not_hide_the_others(copied, caplog):
+    (copied / configs.CHECKPOINTS / "20" / "record" / "metadata").write_text("{")
+    assert choose_checkpoint(copied).record.step == 10
+    assert "checkpoints/20: damaged" in caplog.text
+    (copied / configs.CHECKPOINTS / "10" / "record" / "metadata").write_text("{")
+    with pytest.raises(CheckpointError, match="checkpoints/20: damaged"):
+        choose_checkpoint(copied)
+
+
+def test_a_checkpoint_under_another_number_is_refused(copied):
+    shutil.copytree(copied / configs.CHECKPOINTS / "20", copied / configs.CHECKPOINTS / "30")
+    with pytest.raises(CheckpointError, match="30: expected the checkpoint of step 30, got that of step 20"):
+        choose_checkpoint(copied, "30")
+    assert choose_checkpoint(copied).record.step == 20
 
 
 def test_a_checkpoint_of_the_old_form_is_named(copied):
     (copied / configs.CHECKPOINTS / "20" / "record" / "metadata").write_text('{"samples": 160, "operating_point": null}')
     with pytest.raises(CheckpointError, match="20: written by another version of eosjax: expected a record of version 1, got none"):
-        load_run(copied)
+        load_run(copied, "newest")

@@ -82,6 +82,13 @@ class TestPaths:
         (sound.run_dir / "metrics.jsonl").write_text("")
         check_paths(sound)
 
+    def test_a_save_that_was_killed_is_no_run(self, sound):
+        """What Orbax leaves of it: neither message may send the user to the other."""
+        (sound.run_dir / "checkpoints" / "10.orbax-checkpoint-tmp").mkdir(parents=True)
+        check_paths(sound)
+        with pytest.raises(ConfigError, match="holds no run to go on from"):
+            check_paths(dataclasses.replace(sound, resume=True))
+
     def test_folders_that_cannot_be_made(self, sound):
         blocking = sound.data_root_dir.parent / "labels.json"
         with pytest.raises(ConfigError, match=r"--run_root_dir .*labels.json/runs: cannot be made"):
