@@ -12,7 +12,7 @@ from eosjax import cli
 
 PACKAGE = Path(__file__).parents[1] / "eosjax"
 
-BASE = {"types", "config", "flags", "njit", "extras"}
+BASE = {"types", "config", "flags", "njit", "extras", "fields"}
 CORE = BASE | {"buffer", "losses", "models", "data", "ends", "demo", "runs"}
 # Which rooms each room may import, beside itself.
 MAY_IMPORT = {
@@ -21,6 +21,7 @@ MAY_IMPORT = {
     "flags": {"config", "types"},
     "njit": set(),
     "extras": {"types"},
+    "fields": {"types"},
     "buffer": {"types"},
     "losses": BASE,
     "models": BASE | {"losses"},
@@ -38,7 +39,9 @@ MAY_IMPORT = {
 TENSORFLOW, JAX = {"tensorflow", "tensorflow_datasets"}, {"jax", "flax", "optax", "orbax"}
 FORBIDDEN = {
     **dict.fromkeys(MAY_IMPORT, TENSORFLOW),
-    **dict.fromkeys(("types", "config", "flags", "njit", "extras", "data", "ends", "demo", "reports", "__main__"), TENSORFLOW | JAX),
+    **dict.fromkeys(
+        ("types", "config", "flags", "njit", "extras", "fields", "data", "ends", "demo", "reports", "__main__"), TENSORFLOW | JAX
+    ),
     "buffer": TENSORFLOW | {"orbax", "grain"},
     "losses": TENSORFLOW | {"orbax", "grain"},
     "models": TENSORFLOW | {"orbax", "grain"},
