@@ -44,7 +44,7 @@ def eosjax_batches(args: argparse.Namespace) -> Make:
     from eosjax.data.frames.store import open_store
     from eosjax.data.labels import task_labels
     from eosjax.data.samples.loader import TrainLoader
-    from eosjax.data.samples.mixture import LabelledDataset, Mixture, stored_stats
+    from eosjax.data.samples.mixture import LabelledDataset, Mixture, stats_of
     from eosjax.data.samples.source import SampleSource
     from eosjax.data.samples.tokens import demo_tokenizer
     from eosjax.data.specs import spec_for
@@ -52,7 +52,7 @@ def eosjax_batches(args: argparse.Namespace) -> Make:
     def make(start: int) -> Iterator[Any]:
         spec = spec_for(NAME)
         store = open_store(args.data_root_dir, NAME, spec, args.cache_dir)
-        data = Mixture([LabelledDataset(store, spec, task_labels(store), stored_stats(store, spec))])
+        data = Mixture([LabelledDataset(store, spec, task_labels(store), stats_of(store, spec))])
         source = SampleSource(
             data, demo_tokenizer(), np.arange(store.num_episodes), image_size=224, num_images=2, use_proprio=True, image_aug=True
         )
@@ -77,13 +77,13 @@ def prepare(args: argparse.Namespace) -> None:
     import numpy as np
 
     from eosjax.data.frames.store import open_store
-    from eosjax.data.samples.mixture import stored_stats
+    from eosjax.data.samples.mixture import stats_of
     from eosjax.data.samples.tokens import demo_tokenizer, evaluation_prompt
     from eosjax.data.specs import spec_for
 
     spec = spec_for(NAME)
     store = open_store(args.data_root_dir, NAME, spec, args.cache_dir)
-    stats = stored_stats(store, spec).action
+    stats = stats_of(store, spec).action
     tasks = sorted(set(store.tasks))
     tokenizer = demo_tokenizer()
     length = tokenizer.required_length([task.lower() for task in tasks], spec.chunk * spec.action_size)

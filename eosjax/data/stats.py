@@ -79,13 +79,15 @@ def compute_stats(actions: np.ndarray, proprio: np.ndarray, num_trajectories: in
 def normalise(values: np.ndarray, stats: FieldStats, kind: Normalisation = "q99") -> np.ndarray:
     """OpenVLA's BOUNDS_Q99 ("q99") or BOUNDS: the bounds onto [-1, 1], clipped; f32 of the shape of `values` [... size].
 
-    Dimensions outside the mask pass unchanged; dimensions that never vary (min = max) become 0.
+    Dimensions outside the mask pass unchanged. Those within it that never vary (min = max) become 0, which `unnormalise` maps to their
+    value. The original makes every dimension that never varies 0, also outside the mask, and there nothing maps it back: a gripper that
+    is open in all of the data would be served as closed.
     """
     values = np.asarray(values, np.float32)
     low, high = stats.bounds(kind)
     width = (high - low + 1e-8).astype(np.float32)
     scaled = np.clip(2.0 * (values - low.astype(np.float32)) / width - 1.0, -1.0, 1.0)
-    return np.where(stats.min == stats.max, 0.0, np.where(stats.mask, scaled, values)).astype(np.float32)
+    return np.where(stats.mask, np.where(stats.min == stats.max, 0.0, scaled), values).astype(np.float32)
 
 
 def unnormalise(values: np.ndarray, stats: FieldStats, kind: Normalisation = "q99") -> np.ndarray:

@@ -14,8 +14,9 @@ from eosjax.config import TrainConfig
 from eosjax.data.frames.store import FrameStore
 from eosjax.data.labels import LabelError, Labels, Problem, SegmentTable, import_labels, join_labels
 from eosjax.data.labels.advice import advise_positives, steps_to_first_update
+from eosjax.data.samples.mixture import stats_of
 from eosjax.data.specs import DatasetSpec
-from eosjax.data.stats import FieldStats, compute_stats, describe
+from eosjax.data.stats import FieldStats, describe
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,7 +184,7 @@ def survey(
     per_episode = np.add.reduceat(ends, store.episode_starts[:-1], dtype=np.int64)[labelled]
     matched_steps = int(in_labelled.sum())
     share = float(ends.sum() / matched_steps) if matched_steps else None
-    stats = compute_stats(store.actions, store.proprio, store.num_episodes, spec.action_mask)
+    stats = stats_of(store, spec)
     return Survey(
         dataset=store.name,
         labels=None if source is None else str(source),

@@ -12,7 +12,7 @@ import numpy as np
 from eosjax.config import DEMO_DATASET, TrainConfig
 from eosjax.data.frames.store import FrameStore, open_store
 from eosjax.data.labels import Labels, import_labels, join_labels, task_labels
-from eosjax.data.samples.mixture import LabelledDataset, Mixture, stored_stats
+from eosjax.data.samples.mixture import LabelledDataset, Mixture, stats_of
 from eosjax.data.samples.source import SampleSource, split_mixture
 from eosjax.data.samples.tokens import PromptTokenizer
 from eosjax.data.specs import DatasetSpec, spec_for
@@ -136,7 +136,7 @@ def _open_dataset(
         data_root, labels_path = generated.data_root, labels_path or generated.labels
     store = open_store(data_root, name, spec, config.cache_dir)
     labels = _labels(config, name, store, labels_path)
-    return LabelledDataset(store, spec, labels, stats or stored_stats(store, spec), weight)
+    return LabelledDataset(store, spec, labels, stats or stats_of(store, spec), weight)
 
 
 def _labels(config: TrainConfig, name: str, store: FrameStore, path: Path | None) -> Labels:

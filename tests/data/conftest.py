@@ -10,7 +10,7 @@ from eosjax.data.frames.build import write_store
 from eosjax.data.frames.store import FrameStore
 from eosjax.data.labels import Labels
 from eosjax.data.rlds.episodes import Episode
-from eosjax.data.samples.mixture import LabelledDataset, Mixture, stored_stats
+from eosjax.data.samples.mixture import LabelledDataset, Mixture, stats_of
 from eosjax.data.samples.source import SampleSource
 from eosjax.data.samples.tokens import demo_tokenizer
 from eosjax.data.specs import DatasetSpec
@@ -61,7 +61,7 @@ def make_dataset(make_store):
         has_labels = np.isin(np.arange(len(lengths)), np.arange(len(lengths)) if labelled is None else labelled)
         ids = (np.arange(store.num_frames) % len(instructions)).astype(np.int32)
         spec = DatasetSpec(chunk=chunk)
-        return LabelledDataset(store, spec, Labels(ids, list(instructions), flags, has_labels), stored_stats(store, spec), weight)
+        return LabelledDataset(store, spec, Labels(ids, list(instructions), flags, has_labels), stats_of(store, spec), weight)
 
     return make
 

@@ -50,13 +50,24 @@ def test_moments():
     np.testing.assert_allclose([stats.min, stats.q01, stats.q99, stats.max], [[0, 3], [1, 3], [99, 3], [100, 3]])
 
 
-def test_constant_dimension_is_zero_and_unmasked_one_passes(stats):
-    values = np.column_stack([np.linspace(-5.0, 5.0, 40), np.full(40, 7.0), np.linspace(0.0, 2.0, 40)])
-    normalised = normalise(values, FieldStats.of(values, np.array([True, True, False])))
+@pytest.mark.parametrize("kind", ["q99", "bounds"])
+def test_constant_dimensions_keep_their_value_and_unmasked_ones_pass(kind):
+    """Deviation: the original (`normalize_action_and_proprio`) makes a constant dimension 0 also outside the mask, where its way back
+    passes that 0 on: a gripper that is always open (1) in the data would close."""
+    columns = {
+        "varies": np.linspace(-5.0, 5.0, 40),
+        "constant": np.full(40, 7.0),
+        "passes": np.linspace(0.0, 2.0, 40),
+        "always open": np.ones(40),
+    }
+    values = np.column_stack(list(columns.values()))
+    stats = FieldStats.of(values, np.array([True, True, False, False]))
+    normalised = normalise(values, stats, kind)
     np.testing.assert_array_equal(normalised[:, 1], 0.0)
-    np.testing.assert_array_equal(normalised[:, 2], values[:, 2].astype(np.float32))
-    assert normalised[:, 0].min() == -1.0
-    assert normalised[:, 0].max() == 1.0
+    np.testing.assert_array_equal(normalised[:, 2:], values[:, 2:].astype(np.float32))
+    assert (normalised[:, 0].min(), normalised[:, 0].max()) == (-1.0, 1.0)
+    served = unnormalise(normalised, stats, kind)
+    np.testing.assert_allclose(served[:, 1:], values[:, 1:], rtol=0, atol=1e-7)
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(2, 60), st.floats(1e-3, 1e3), st.floats(-5, 5), st.sampled_from(["q99", "bounds"]))

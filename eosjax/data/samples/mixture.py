@@ -11,7 +11,7 @@ import numpy as np
 from eosjax.data.frames.store import FrameStore
 from eosjax.data.labels import Labels
 from eosjax.data.specs import DatasetSpec
-from eosjax.data.stats import STATS_FILE, DatasetStats, StatsError, compute_stats, load_stats, normalise, save_stats
+from eosjax.data.stats import DatasetStats, compute_stats, normalise
 from eosjax.types import UserError
 
 _SHARED_SIZES = ("chunk", "action_size", "proprio_size")
@@ -130,15 +130,9 @@ class Mixture:
         return int(np.searchsorted(self.frame_starts, frame, side="right")) - 1
 
 
-def stored_stats(store: FrameStore, spec: DatasetSpec) -> DatasetStats:
-    """Statistics of all episodes of a store, as in the original: from the file beside its frames. Computed and written at first use."""
-    path = store.folder / STATS_FILE
-    try:
-        return load_stats(path, store.name)
-    except StatsError:  # missing or damaged: computed again
-        stats = compute_stats(store.actions, store.proprio, store.num_episodes, spec.action_mask)
-        save_stats(path, {store.name: stats})
-        return stats
+def stats_of(store: FrameStore, spec: DatasetSpec) -> DatasetStats:
+    """Statistics of all episodes of a store, as in the original. Computed at each start (0.8 s for a million steps): nothing gets stale."""
+    return compute_stats(store.actions, store.proprio, store.num_episodes, spec.action_mask)
 
 
 def merge_labels(parts: Sequence[Labels]) -> Labels:

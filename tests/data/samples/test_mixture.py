@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from eosjax.data.images.transforms import decode
 from eosjax.data.labels import Labels
-from eosjax.data.samples.mixture import Mixture, merge_labels, stored_stats
+from eosjax.data.samples.mixture import Mixture, merge_labels, stats_of
 from eosjax.data.specs import DatasetSpec
-from eosjax.data.stats import STATS_FILE, FieldStats, compute_stats, normalise
+from eosjax.data.stats import FieldStats, normalise
 from eosjax.types import UserError
 
 
@@ -102,16 +102,12 @@ def test_the_cameras_are_those_that_all_have(parts):
     assert Mixture([parts[0], other]).num_cameras == 1
 
 
-def test_statistics_are_kept_beside_the_frames(make_store, monkeypatch):
-    store, spec = make_store((6, 3)), DatasetSpec()
-    computed = compute_stats(store.actions, store.proprio, 2, spec.action_mask)
-    first = stored_stats(store, spec)
-    assert (store.folder / STATS_FILE).is_file()
-    with monkeypatch.context() as patch:
-        patch.setattr("eosjax.data.samples.mixture.compute_stats", None)
-        second = stored_stats(store, spec)
-    for stats in (first, second):
-        for field in dataclasses.fields(FieldStats):
-            np.testing.assert_array_equal(getattr(stats.action, field.name), getattr(computed.action, field.name))
-    (store.folder / STATS_FILE).write_text("{")  # damaged: computed anew
-    assert stored_stats(store, spec).num_transitions == 9
+def test_statistics_are_those_of_the_description_at_hand(make_store):
+    """An edited description, such as another mask, takes effect at the next start, whatever was opened before."""
+    store = make_store((6, 3))
+    masks = [(True,) * 6 + (False,), (True,) * 7]
+    for mask in [*masks, *masks]:
+        stats = stats_of(store, DatasetSpec(action_mask=mask))
+        assert stats.action.mask.tolist() == list(mask)
+        assert (stats.num_transitions, stats.num_trajectories) == (9, 2)
+        np.testing.assert_array_equal(stats.action.max, store.actions.max(axis=0))
