@@ -25,7 +25,7 @@ from eosjax.data.rlds.tfrecord import record_checksums
 from eosjax.data.specs import DatasetSpec
 from eosjax.types import UserError
 
-FORMAT_VERSION = 3  # part of the fingerprint: raise it when the files of a store change their meaning
+FORMAT_VERSION = 4  # part of the fingerprint: raise it when the files of a store change their meaning, or are checked for more
 # Fields of a description that say how a store is used, not what is in it.
 _NOT_STORED = ("action_mask", "normalisation", "chunk", "control_hz")
 _LENGTH = struct.Struct("<I")

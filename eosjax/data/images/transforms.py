@@ -25,12 +25,15 @@ class ImageError(UserError):
 
 
 def decode(data: bytes) -> np.ndarray:
-    """The RGB image, u8 [h w 3], in JPEG or PNG bytes; `ImageError` when they do not decode."""
+    """The image, u8 [h w 3], in the bytes of an RGB JPEG or PNG; `ImageError` when they do not decode or hold another kind of image."""
     try:
         with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as image:
-            return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+            mode, pixels = image.mode, np.asarray(image)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ImageError(f"{len(data)} bytes do not decode as JPEG or PNG: {error}") from error
+    if mode != "RGB":
+        raise ImageError(f"expected an RGB image, got one of mode {mode}")
+    return pixels
 
 
 def resize(image: np.ndarray, size: int) -> np.ndarray:

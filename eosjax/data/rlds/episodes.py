@@ -13,6 +13,7 @@ import numpy as np
 from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue]
 from PIL import Image
 
+from eosjax.data.images.headers import read_header
 from eosjax.data.rlds.tfrecord import RecordError, read_records
 from eosjax.data.specs import DatasetSpec
 from eosjax.types import UserError
@@ -21,9 +22,6 @@ SPLIT = "train"
 # How TFDS interleaves the shards of a TFRecord dataset unless told otherwise. Label files number the episodes in this order.
 _OPEN_SHARDS = 16
 _BLOCK = 16
-# First bytes of a file, and bytes among the last ones of a file that was not truncated.
-_IMAGE_MARKS = ((b"\xff\xd8\xff", b"\xff\xd9"), (b"\x89PNG\r\n\x1a\n", b"IEND"))
-_TAIL = 1024
 
 
 class DatasetError(UserError):
@@ -184,8 +182,10 @@ class _Layout:
         action = _find(folder, leaves, "action_key", spec.action_key)
         instruction = _find(folder, leaves, "instruction_key", spec.instruction_key)
         for path in images:
-            if not isinstance(leaves[path], tfds.features.Image):
-                raise DatasetError(f"{folder}: feature {'/'.join(path)}: expected features.Image, got {leaves[path]}")
+            image = leaves[path]
+            if not isinstance(image, tfds.features.Image) or image.np_dtype != np.uint8 or image.shape[-1] != 3:
+                what = "expected an Image of three channels of uint8 (8-bit RGB)"
+                raise DatasetError(f"{folder}: image_keys: feature {'/'.join(path)}: {what}, got {image}")
         if leaves[instruction].np_dtype != np.object_ or leaves[instruction].shape != ():
             raise DatasetError(f"{folder}: feature {'/'.join(instruction)}: expected text, got {leaves[instruction]}")
         file_path = ("episode_metadata", "file_path")
@@ -296,14 +296,17 @@ def _matrix(rows: Sequence[np.ndarray], field: str, size: int, where: str) -> np
 
 
 def _check_images(pictures: Sequence[bytes], where: str) -> None:
-    """Finds bytes that are no JPEG or PNG, or are truncated, without decoding all of them; `where` names the camera.
+    """Finds bytes that are no JPEG or PNG, are truncated or are not 8-bit RGB, without decoding all; `where` names the camera.
 
     Decoding would cost more than all other work of a build. So only the first image of an episode is decoded. Of the others, the
-    beginning and the end are checked; the loader reports an image that is damaged in between.
+    headers are read; the loader reports an image that is damaged in between.
     """
     for step, data in enumerate(pictures):
-        if not any(data.startswith(start) and end in data[-_TAIL:] for start, end in _IMAGE_MARKS):
+        header = read_header(data)
+        if header is None:
             raise DatasetError(f"{where}, step {step}: {len(data)} bytes that are no whole JPEG or PNG image")
+        if not header.is_rgb:
+            raise DatasetError(f"{where}, step {step}: expected an 8-bit RGB image, got {header}")
     try:
         with Image.open(io.BytesIO(pictures[0]), formats=("JPEG", "PNG")) as image:
             image.load()

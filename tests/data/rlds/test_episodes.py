@@ -1,4 +1,5 @@
 import dataclasses
+import io
 import itertools
 import json
 import shutil
@@ -7,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from eosjax.data.images.transforms import decode
 from eosjax.data.rlds.episodes import DatasetError, dataset_dir, num_episodes, read_episodes
@@ -42,6 +44,13 @@ def copy(tiny, tmp_path):
         return tmp_path / "copy", dataset_dir(tmp_path / "copy", name)
 
     return make
+
+
+def depth() -> bytes:
+    """A picture of depths in millimetres."""
+    file = io.BytesIO()
+    Image.fromarray(np.full((16, 16), 1500, np.uint16)).save(file, "PNG")
+    return file.getvalue()
 
 
 def test_episodes_come_in_the_datasets_order_with_their_values(tiny):
@@ -139,7 +148,7 @@ def test_newest_version_is_taken(tmp_path):
         ({"image_keys": ("image", "rear_image")}, "image_keys: expected a feature 'rear_image'; found: .*steps/observation/image"),
         ({"state_keys": ("state", "eef")}, "state_keys: expected a feature 'eef'"),
         ({"action_key": "actions"}, "action_key: expected a feature 'actions'; found: .*steps/action,"),
-        ({"image_keys": ("state",)}, r"feature steps/observation/state: expected features.Image, got Tensor"),
+        ({"image_keys": ("state",)}, r"image_keys: feature steps/observation/state: expected an Image of three channels .*, got Tensor"),
         ({"instruction_key": "reward"}, r"feature steps/reward: expected text, got Tensor"),
         ({"proprio_size": 7}, r"tfrecord-00000-of-00002: episode 0: proprio: expected shape \[T, 7\], got \[\d+, 8\]"),
         ({"state_keys": ("state", "joint_state")}, r"episode 0: proprio: expected shape \[T, 8\], got \[\d+, 15\]"),
@@ -149,6 +158,19 @@ def test_newest_version_is_taken(tmp_path):
 def test_another_layout_than_described(tiny, change, message):
     with pytest.raises(DatasetError, match=message):
         next(read_episodes(tiny.root, tiny.name, dataclasses.replace(LIBERO, **change)))
+
+
+@pytest.mark.parametrize("image", [{"shape": (16, 16, 4)}, {"shape": (16, 16, 1), "dtype": np.float32}, {"dtype": np.uint16}])
+def test_images_of_depth_are_refused_by_their_feature(tiny, copy, image):
+    import tensorflow_datasets as tfds
+
+    root, folder = copy(tiny.name)
+    features = tfds.features.FeaturesDict.from_config(str(folder))
+    changed = tfds.features.Image(**{"shape": (16, 16, 3), "encoding_format": "png"} | image)
+    features["steps"]["observation"]._feature_dict["wrist_image"] = changed
+    features.save_config(str(folder))
+    with pytest.raises(DatasetError, match="feature steps/observation/wrist_image: expected an Image of three channels of uint8"):
+        next(read_episodes(root, tiny.name, LIBERO))
 
 
 def test_a_key_with_two_meanings_is_refused(tiny, other):
@@ -227,6 +249,7 @@ def test_files_of_another_format(tiny, copy):
     ("step", "damage", "message"),
     [
         (1, lambda data: b"no image", r"steps/observation/wrist_image, step 1: 8 bytes that are no whole JPEG or PNG image"),
+        (3, lambda data: depth(), r"steps/observation/wrist_image, step 3: expected an 8-bit RGB image, got 16-bit greyscale PNG"),
         (2, lambda data: data[:-20], r"steps/observation/wrist_image, step 2: \d+ bytes that are no whole JPEG or PNG image"),
         (0, lambda data: data[:40] + bytes(10) + data[50:], r"steps/observation/wrist_image, step 0: does not decode as JPEG or PNG"),
     ],
