@@ -16,10 +16,11 @@ from eosjax.config import ConfigError
 from eosjax.data.frames.store import FrameStore
 from eosjax.data.labels import export_labels, import_labels, join_labels
 from eosjax.data.labels.labeller import Thresholds
-from eosjax.data.labels.labelling import label_dataset
+from eosjax.data.labels.labelling import examine, label_dataset
 from eosjax.data.labels.plans import read_plans
+from eosjax.data.labels.plausibility import check_gripper, check_positions, refuse_impossible
 from eosjax.reports.agreement import measure_agreement
-from eosjax.reports.dataset_tables import agreement_text, labelling_text
+from eosjax.reports.dataset_tables import agreement_text, findings_text, labelling_text
 from eosjax.types import UserError
 
 
@@ -62,8 +63,13 @@ def run(args: argparse.Namespace) -> int:
         truth = join_labels(import_labels(args.compare, store.name, args.substep_labels_format), store, allow_unlabelled=True)
         if not truth.ends.any():
             raise UserError("--compare: no end of a sub-step in these labels")
-    labelling = label_dataset(store, *_state(args, store), spec.control_hz, thresholds, plans)
-    print(labelling_text(store, labelling))
+    position, opening = _state(args, store)
+    motion = [*check_positions(position, store.episode_starts), *check_gripper(store.actions[:, -1], store.episode_starts, opening)]
+    refuse_impossible(motion, store.name)
+    labelling = label_dataset(store, position, opening, spec.control_hz, thresholds, plans)
+    findings = examine(store, labelling, spec.control_hz)
+    print(labelling_text(store, labelling, spec.control_hz) + findings_text([*motion, *findings]))
+    refuse_impossible(findings, f"the labels found in {store.name}")
     if truth is not None:
         print(f"\nagainst {args.compare}: " + agreement_text(measure_agreement(store, labelling, truth)))
     if args.out is not None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from eosjax.data.frames.store import FrameStore
 from eosjax.data.labels.labelling import Labelling
+from eosjax.data.labels.plausibility import Finding
 from eosjax.reports.agreement import Agreement
 from eosjax.reports.survey import Buffer, Dimension, Survey
 from eosjax.reports.tables import Row, table
@@ -43,18 +44,29 @@ def statistics_rows(dimensions: Iterable[Dimension]) -> list[Row]:
     return rows
 
 
-def labelling_text(store: FrameStore, labelling: Labelling) -> str:
-    """How much of a dataset `eosjax label` could label, and why not the rest."""
+def labelling_text(store: FrameStore, labelling: Labelling, control_hz: float) -> str:
+    """How much of a dataset `eosjax label` could label, how long the sub-steps are, and why not the rest."""
     found, reasons = labelling
     ends, steps = sum(map(len, found.values())), int(np.diff(store.episode_starts)[list(found)].sum())
     share = f", {ends / steps:.2%} of their steps" if steps else ""
     lines = [f"labelled: {len(found)} of {store.num_episodes} episodes of {store.name}, {ends} ends{share}"]
+    if found:
+        least, median, most = (float(value) for value in np.quantile(labelling.durations, (0, 0.5, 1)))
+        seconds = f"{least / control_hz:.2f} to {most / control_hz:.2f} s"
+        lines.append(f"sub-steps: {least:g} to {most:g} steps ({seconds}), median {median:g}")
+        counts = sorted(Counter(labelling.cycles.values()).items())
+        lines.append("cycles in an episode: " + ", ".join(f"{cycles} in {episodes}" for cycles, episodes in counts))
     if reasons:
         lines.append(f"not labelled: {store.num_episodes - len(found)}")
     for reason, episodes in sorted(reasons.items(), key=lambda item: -len(item[1])):
         listed = ", ".join(map(str, episodes[:_LISTED_EPISODES])) + (", …" if len(episodes) > _LISTED_EPISODES else "")
         lines.append(f"  {len(episodes)}: {reason} (episode {listed})")
     return "\n".join(lines)
+
+
+def findings_text(findings: Iterable[Finding]) -> str:
+    """What is unlikely, a line each."""
+    return "".join(f"\nwarning: {finding.what}" for finding in findings if not finding.impossible)
 
 
 def agreement_text(agreement: Agreement) -> str:
@@ -88,6 +100,7 @@ def _overview_rows(survey: Survey) -> list[Row]:
         counts = ", ".join(f"{ends} in {episodes:,}" for ends, episodes in survey.ends_per_episode[:6])
         more = ", …" if len(survey.ends_per_episode) > 6 else ""
         rows.append(("ends", f"{survey.ends:,}, {survey.share_of_ends:.2%} of the steps; in an episode: {counts}{more}"))
+    rows += [("warning", warning) for warning in survey.warnings]
     if survey.substep_steps is not None:
         lengths = survey.substep_steps
         seconds = f"{lengths.median / survey.control_hz:.2f} s"

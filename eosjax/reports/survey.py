@@ -14,6 +14,7 @@ from eosjax.config import TrainConfig
 from eosjax.data.frames.store import FrameStore
 from eosjax.data.labels import LabelError, Labels, Problem, SegmentTable, import_labels, join_labels
 from eosjax.data.labels.advice import advise_positives, steps_to_first_update
+from eosjax.data.labels.plausibility import check_dataset, substep_lengths
 from eosjax.data.samples.mixture import stats_of
 from eosjax.data.specs import DatasetSpec
 from eosjax.data.stats import FieldStats, describe
@@ -96,7 +97,8 @@ class Survey:
         matched_episodes, matched_steps: episodes whose labels fit, and their steps.
         ends, share_of_ends: of the matched episodes.
         episodes_without_end: matched episodes in which no sub-step ends.
-        problems: what does not fit; empty when training would accept the labels.
+        problems: what does not fit, or cannot be right; empty when training would accept the labels.
+        warnings: what is unlikely in the labels that fit.
         ends_per_episode: pairs (ends, matched episodes that have as many).
         substep_steps: steps of the sub-steps that end.
     """
@@ -114,6 +116,7 @@ class Survey:
     share_of_ends: float | None
     episodes_without_end: int
     problems: list[dict[str, Any]]
+    warnings: list[str]
     buffer: Buffer | None
     episode_steps: Histogram | None
     ends_per_episode: list[tuple[int, int]]
@@ -184,6 +187,8 @@ def survey(
     per_episode = np.add.reduceat(ends, store.episode_starts[:-1], dtype=np.int64)[labelled]
     matched_steps = int(in_labelled.sum())
     share = float(ends.sum() / matched_steps) if matched_steps else None
+    findings = [] if labels is None else check_dataset(labels, store, store.actions[:, -1], spec.control_hz)
+    impossible = [Problem("implausible", None, finding.what) for finding in findings if finding.impossible]
     stats = stats_of(store, spec)
     return Survey(
         dataset=store.name,
@@ -198,7 +203,8 @@ def survey(
         ends=int(ends.sum()),
         share_of_ends=share,
         episodes_without_end=int((per_episode == 0).sum()),
-        problems=[problem._asdict() for problem in joined.problems],
+        problems=[problem._asdict() for problem in [*joined.problems, *impossible]],
+        warnings=[finding.what for finding in findings if not finding.impossible],
         buffer=_buffer(share, batch_size, spec.chunk) if share else None,
         episode_steps=Histogram.of(lengths),
         ends_per_episode=sorted(Counter(per_episode.tolist()).items()),
@@ -208,17 +214,6 @@ def survey(
         action=_dimensions(store.actions, stats.action, spec),
         proprio=_dimensions(store.proprio, stats.proprio, spec),
     )
-
-
-def substep_lengths(ends: np.ndarray, episode_starts: np.ndarray) -> np.ndarray:
-    """i64 [number of ends]: steps of each sub-step that ends; it begins after the end before it, or with the episode.
-
-    Args:
-        ends: bool [N].
-        episode_starts: i64 [E + 1].
-    """
-    boundaries = np.unique(np.concatenate([np.flatnonzero(ends) + 1, episode_starts]))
-    return np.diff(boundaries)[ends[boundaries[1:] - 1]]
 
 
 def _buffer(share: float, batch_size: int, chunk: int) -> Buffer | None:

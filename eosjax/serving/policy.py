@@ -33,6 +33,7 @@ from eosjax.models.heads import EosHead
 from eosjax.models.openvla import VLAConfig
 from eosjax.models.policies import Params
 from eosjax.runs.load import load_run, open_tokenizer
+from eosjax.serving.observation import ObservationError, read_images, read_instructions, read_state, split_rows
 from eosjax.types import UserError
 
 log = logging.getLogger(__name__)
@@ -40,8 +41,8 @@ log = logging.getLogger(__name__)
 PROMPT_TOKENS = 64  # prompts are padded to a multiple of this, so that instructions of usual length share one compiled function
 
 
-class ObservationError(UserError):
-    """An observation that is not what the policy was trained on."""
+class OutputError(UserError):
+    """The networks computed something that no robot may execute."""
 
 
 class Prediction(NamedTuple):
@@ -66,7 +67,7 @@ class Outputs(NamedTuple):
 class Settings:
     """How a policy was trained, beside its weights."""
 
-    num_images: int  # cameras, the first ones of the dataset's description
+    cameras: tuple[str, ...]  # names of those whose images the policy sees: the first ones of the dataset's description
     image_aug: bool  # trained with random crops: evaluated on centre crops
     normalisation: Normalisation
     eos: OperatingPoint | None  # None: no EOS head
@@ -120,7 +121,7 @@ class Policy:
         if saved.operating_point and (saved.record.score is None or not saved.operating_point.episodes):
             log.warning("%s, step %d: %s", run, saved.step, saved.record.describe_point())
         settings = Settings(
-            num_images=record.config.num_images_in_input,
+            cameras=data.spec.image_keys[: record.config.num_images_in_input],
             image_aug=record.config.image_aug,
             normalisation=data.spec.normalisation,
             eos=saved.operating_point,
@@ -141,14 +142,14 @@ class Policy:
                 is decided by the whole rule of the operating point; None decides chunk by chunk, by its plain threshold.
 
         Raises:
-            ObservationError: something is missing or has another shape or type than it should.
+            ObservationError: something is missing, has another shape or type than it should, or is not finite; before the networks run.
+            OutputError: an action or a logit is not finite.
         """
+        given = _clocks(clock, instruction)
         outputs = self.outputs(observation, instruction)
         actions = unnormalise(np.asarray(outputs.actions), self.stats.action, self.settings.normalisation)
+        _check_finite("action", actions)
         raw = corrected = None
-        given = [clock] if isinstance(instruction, str) else list(clock or [None] * len(actions))
-        if len(given) != len(actions):
-            raise ObservationError(f"clock: expected {len(actions)}, one for each instruction, got {len(given)}")
         cuts: list[Any] = [None] * len(actions)
         clocks: list[Any] = given
         if self.settings.eos is not None and outputs.eos_logits is not None:
@@ -162,27 +163,23 @@ class Policy:
 
     def outputs(self, observation: Mapping[str, Any], instruction: str | Sequence[str]) -> Outputs:
         """The bare outputs of the networks, always with a batch axis; arguments and errors as in `__call__`."""
-        instructions = [instruction] if isinstance(instruction, str) else list(instruction)
-        if not instructions:
-            raise ObservationError("instruction: expected at least one, got an empty list")
-        rows = [observation] if isinstance(instruction, str) else _rows(observation, len(instructions))
+        instructions = read_instructions(instruction)
+        rows = [observation] if isinstance(instruction, str) else split_rows(observation, len(instructions))
         pictures = np.stack([self._pictures(row) for row in rows])
         proprio = np.stack([self._proprio(row) for row in rows])
         inputs = (pictures, *self._text(instructions), proprio)
         padding = (1 << (len(rows) - 1).bit_length()) - len(rows)
         padded = (np.concatenate([x, np.repeat(x[:1], padding, axis=0)]) for x in inputs)
-        return jax.tree.map(lambda x: x[: len(rows)], self._run(self._params, *padded))
+        outputs = jax.tree.map(lambda x: x[: len(rows)], self._run(self._params, *padded))
+        _check_finite("normalised action", outputs.actions)
+        if outputs.eos_logits is not None:
+            _check_finite("EOS logit", outputs.eos_logits)
+        return outputs
 
     def _pictures(self, row: Mapping[str, Any]) -> np.ndarray:
         """u8 [v h w 3], prepared as for evaluation."""
-        found = [np.asarray(image) for image in row.get("images", ())]
-        if len(found) != self.settings.num_images:
-            raise ObservationError(f"images: expected those of {self.settings.num_images} camera(s), got {len(found)}")
-        for number, image in enumerate(found):
-            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-                raise ObservationError(f"images: camera {number}: expected uint8 [h w 3], got {image.dtype} {list(image.shape)}")
         prepare = transforms.centre_crop if self.settings.image_aug else transforms.resize
-        return np.stack([prepare(image, self.config.dino.image_size) for image in found])
+        return np.stack([prepare(image, self.config.dino.image_size) for image in read_images(row, self.settings.cameras)])
 
     def _proprio(self, row: Mapping[str, Any]) -> np.ndarray:
         """f32 [p], normalised; [0] for a policy without proprioception.
@@ -192,10 +189,7 @@ class Policy:
         size = self.config.proprio_dim
         if not size:
             return np.zeros(0, np.float32)
-        if row.get("state") is None or np.shape(row["state"]) != (size,):
-            got = "none" if row.get("state") is None else f"{list(np.shape(row['state']))}"
-            raise ObservationError(f"state: expected [{size}], got {got}")
-        return np.clip(normalise(row["state"], self.stats.proprio, self.settings.normalisation), -1.0, 1.0)
+        return np.clip(normalise(read_state(row, size), self.stats.proprio, self.settings.normalisation), -1.0, 1.0)
 
     def _text(self, instructions: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Token ids and mask [b l]."""
@@ -218,14 +212,31 @@ def first_end(probabilities: np.ndarray, threshold: float) -> int | None:
     return int(reached[0]) if reached.size else None
 
 
-def _rows(observation: Mapping[str, Any], count: int) -> list[dict[str, Any]]:
-    """A batched observation, row by row."""
-    views = list(observation.get("images", ()))
-    state = observation.get("state")
-    for name, column in [*((f"images: camera {number}", view) for number, view in enumerate(views)), ("state", state)]:
-        if column is not None and len(column) != count:
-            raise ObservationError(f"{name}: expected {count} rows, one for each instruction, got {len(column)}")
-    return [{"images": [view[row] for view in views], "state": None if state is None else state[row]} for row in range(count)]
+def _clocks(clock: Any, instruction: Any) -> list[Clock | None]:
+    """The clock of each instruction, or None for each; `ObservationError` for another number of them, or something else."""
+    given: list[Any] = [clock]
+    if not isinstance(instruction, str):
+        wanted = len(read_instructions(instruction))
+        given = [None] * wanted if clock is None else list(clock) if isinstance(clock, Sequence) else [clock]
+        if len(given) != wanted:
+            raise ObservationError(f"clock: expected {wanted}, one for each instruction, got {len(given)}")
+    for each in given:
+        if each is not None and not isinstance(each, Clock):
+            raise ObservationError(
+                f"clock: expected a Clock, as an earlier prediction has it, or None; got {type(each).__name__} {each!r:.40}"
+            )
+    return given
+
+
+def _check_finite(what: str, values: Any) -> None:
+    """Raises `OutputError` if `values` [b k …] are not all finite."""
+    faulty = np.argwhere(~np.isfinite(np.asarray(values)))
+    if faulty.size:
+        row, slot = faulty[0, :2].tolist()
+        raise OutputError(
+            f"the policy's {what} is not finite in {len(faulty)} place(s), the first in row {row}, slot {slot}: nothing is returned; its "
+            "weights or statistics hold a number that is not finite, or the computation overflowed"
+        )
 
 
 def _run(policy: policies.Policy, params: Params, *inputs: jax.Array) -> Outputs:

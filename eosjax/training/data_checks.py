@@ -8,6 +8,7 @@ import numpy as np
 
 from eosjax.config import ConfigError, TrainConfig
 from eosjax.data.labels.advice import advise_positives
+from eosjax.data.labels.plausibility import Finding, check_dataset, refuse_impossible
 from eosjax.data.samples.mixture import LabelledDataset
 from eosjax.data.samples.source import SampleSource
 from eosjax.data.stats import describe
@@ -26,8 +27,13 @@ def describe_data(data: RunData) -> list[str]:
     for dataset in data.mixture.datasets:
         if dropped := int(np.sum(~dataset.labels.labelled)):
             lines.append(f"{dataset.name}: {dropped} of {dataset.store.num_episodes} episodes have no labels and are left out")
+        lines.extend(f"warning: {dataset.name}: {finding.what}" for finding in _findings(dataset) if not finding.impossible)
         lines.extend(_near_constant(dataset))
     return lines
+
+
+def _findings(dataset: LabelledDataset) -> list[Finding]:
+    return check_dataset(dataset.labels, dataset.store, dataset.store.actions[:, -1], dataset.spec.control_hz)
 
 
 def _sizes(source: SampleSource) -> list[int]:
@@ -51,6 +57,12 @@ def check_ends(data: RunData) -> None:
         if share in (0, 1):
             what = "no end of a sub-step" if share == 0 else "nothing but ends of sub-steps"
             raise ConfigError(f"the {name} split ({len(split.episodes) if split else 0} episodes) has {what}; check the labels")
+
+
+def check_plausible(data: RunData) -> None:
+    """Raises `ImplausibleError` if the labels of a dataset cannot be those of a robot."""
+    for dataset in data.mixture.datasets:
+        refuse_impossible(_findings(dataset), f"the labels of {dataset.name}")
 
 
 def tune_counts(config: TrainConfig, share: float) -> tuple[TrainConfig, str]:

@@ -35,7 +35,7 @@ from eosjax.runs.lock import RunLock
 from eosjax.runs.policy_source import PolicySource
 from eosjax.runs.record import CheckpointRecord, RunRecord, Software, Validation, describe_differences, differences, fingerprint
 from eosjax.training import metrics
-from eosjax.training.data_checks import check_ends, describe_data, tune_counts
+from eosjax.training.data_checks import check_ends, check_plausible, describe_data, tune_counts
 from eosjax.training.host_memory import keep_freed_memory
 from eosjax.training.interrupt import stop_signals
 from eosjax.training.keys import run_keys
@@ -73,6 +73,7 @@ def run(config: TrainConfig, report: Report | None = None) -> None:
       ConfigError: the configuration cannot be run.
       eosjax.runs.lock.LockedError: another process trains in the folder of the run.
       eosjax.data.rlds.episodes.DatasetError, eosjax.data.labels.LabelError: the data cannot be used.
+      eosjax.data.labels.plausibility.ImplausibleError: labels that cannot be those of a robot.
       eosjax.runs.checkpoint.CheckpointError: `resume` without a usable checkpoint.
     """
     check_wandb(config)
@@ -84,6 +85,7 @@ def run(config: TrainConfig, report: Report | None = None) -> None:
     data = open_data(config, policy)
     if config.use_eos_classification:
         check_ends(data)
+        check_plausible(data)
     share = share_of_ends(data.train)
     config, tuned = tune_counts(config, share)
 

@@ -69,6 +69,22 @@ def test_labels_that_do_not_fit_are_status_1_and_reported(inspect, write_labels,
     assert "length mismatch" in page.text
 
 
+def test_unlikely_labels_are_told_and_impossible_ones_are_problems(inspect, write_labels, bodies):
+    _, _, report, page = inspect("--substep_labels_path", write_labels(bodies))
+    (warning,) = [each for each in report["warnings"] if "steps are ends" in each]  # the episodes have few steps
+    assert warning in page.text
+    for body in bodies:
+        for entry in body["timestep_labels"][::2]:
+            entry["is_substep_end"] = True
+    status, out, report, _ = inspect("--substep_labels_path", write_labels(bodies))
+    assert status == 1
+    (problem,) = report["problems"]
+    assert (problem["kind"], problem["episode"]) == ("implausible", None)
+    assert "of the steps are ends" in problem["what"]
+    assert "DO NOT FIT: 1 problem(s)" in out
+    assert any("come right behind another end" in warning for warning in report["warnings"])
+
+
 @pytest.mark.parametrize("content", ["{", "[]", '{"libero_spatial": {}}'])
 def test_a_label_file_without_these_labels_is_status_1(inspect, tmp_path, content):
     path = tmp_path / "labels.json"

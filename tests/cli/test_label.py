@@ -1,4 +1,6 @@
+import itertools
 import json
+import re
 import types
 
 import numpy as np
@@ -105,6 +107,47 @@ def test_thresholds_are_flags(label, dataset, tmp_path):
     labels = join_labels(import_labels(tmp_path / "low.json", "libero_goal"), dataset.store, allow_unlabelled=True)
     assert ends_of(labels, dataset.store, 0)[1] < dataset.ends[0][1]
     assert ends_of(labels, dataset.store, 0)[2:] == dataset.ends[0][2:]
+
+
+def test_what_is_found_is_judged(label, dataset, tmp_path):
+    _, text, _ = label("--out", tmp_path / "labels.json")
+    lines = text.splitlines()
+    durations = [after - before for ends in dataset.ends for before, after in itertools.pairwise([-1, *ends])]
+    least, most, median = min(durations), max(durations), np.median(durations)
+    assert lines[1] == f"sub-steps: {least} to {most} steps ({least / 20:.2f} to {most / 20:.2f} s), median {median:g}"
+    assert lines[2] == "cycles in an episode: 1 in 2"
+    assert not any(line.startswith("warning") for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda store: np.multiply(store.proprio, 1000, out=store.proprio), "the hand moves by 300 along an axis in the median episode"),
+        (lambda store: np.subtract(1, store.actions, out=store.actions), "the gripper command (1 = open), or the column of the fingers"),
+    ],
+)
+def test_what_is_impossible_is_refused(label, dataset, tmp_path, spoil, words):
+    spoil(dataset.store)
+    status, out, err = label("--out", tmp_path / "labels.json")
+    assert (status, out) == (2, "")
+    assert "libero_goal: cannot be right:\n  " in err
+    assert words in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_invented_ends_are_refused(label, dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr("eosjax.data.labels.plausibility.MANY_ENDS", 0.01)
+    monkeypatch.setattr("eosjax.data.labels.plausibility.MOST_ENDS", 0.05)
+    status, _, err = label("--out", tmp_path / "labels.json")
+    assert status == 2
+    assert re.search(r"the labels found in libero_goal: cannot be right:\n  .*% of the steps are ends", err)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_unlikely_is_told(label, dataset, tmp_path):
+    dataset.store.proprio[:, :3] *= 15
+    _, text, _ = label("--out", tmp_path / "labels.json", "--min_transport", "0.75", "--lift_height", "0.75")
+    assert "\nwarning: the hand moves by 4.5 along an axis in the median episode; expected 0.02 to 3 m: another unit, or " in text
 
 
 def test_labels_of_another_dataset_are_not_compared(label, dataset, tmp_path):

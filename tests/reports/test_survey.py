@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from eosjax.data.labels import Labels, Problem
 from eosjax.data.specs import DatasetSpec
 from eosjax.reports.episode_view import Substep, view_episode
-from eosjax.reports.survey import Histogram, JoinedLabels, spread_over_tasks, substep_lengths, survey
+from eosjax.reports.survey import Histogram, JoinedLabels, spread_over_tasks, survey
 
 
 @given(st.lists(st.integers(0, 500), min_size=1, max_size=50), st.integers(1, 40))
@@ -24,20 +24,6 @@ def test_a_histogram_counts_every_value_once(values, bins):
 
 def test_no_values_have_no_histogram():
     assert Histogram.of(np.array([], int)) is None
-
-
-@given(st.lists(st.lists(st.booleans(), min_size=1, max_size=12), min_size=1, max_size=6))
-def test_a_substep_begins_after_the_end_before_it_or_with_its_episode(episodes):
-    expected = []
-    for episode in episodes:
-        length = 0
-        for is_end in episode:
-            length += 1
-            if is_end:
-                expected.append(length)
-                length = 0
-    starts = np.cumsum([0, *map(len, episodes)])
-    assert substep_lengths(np.concatenate(episodes), starts).tolist() == expected
 
 
 @given(st.lists(st.sampled_from("abc"), min_size=1, max_size=12), st.integers(1, 5))

@@ -13,10 +13,11 @@ from eosjax.config import ConfigError, TrainConfig
 from eosjax.data.frames.build import write_store
 from eosjax.data.frames.store import FrameStore
 from eosjax.data.labels import LabelError
+from eosjax.data.labels.plausibility import ImplausibleError
 from eosjax.data.rlds.episodes import Episode
 from eosjax.runs.data import open_data
 from eosjax.runs.policy_source import PolicySource
-from eosjax.training.data_checks import check_ends, describe_data, tune_counts
+from eosjax.training.data_checks import check_ends, check_plausible, describe_data, tune_counts
 from eosjax.training.parallel import choose_devices
 from eosjax.types import UserError
 
@@ -53,6 +54,18 @@ def test_a_split_without_ends_is_refused(train, val, named):
     check_ends(SimpleNamespace(train=split(np.arange(3)), val=None))
     with pytest.raises(ConfigError, match="the training split .* has nothing but ends"):
         check_ends(SimpleNamespace(train=split(np.flatnonzero(ends)), val=None))
+
+
+def test_labels_that_no_robot_has_are_refused_and_unlikely_ones_told(mixed):
+    """An end at every second step."""
+    data = open_data(mixed, POLICY)
+    check_plausible(data)
+    assert sum("come right behind another end" in line for line in describe_data(data)) == 0
+    goal = data.mixture.datasets[0]
+    goal.labels.ends[::2] = goal.labels.ends[1] = True
+    with pytest.raises(ImplausibleError, match=r"the labels of libero_goal: cannot be right:\n  68.2% of the steps are ends"):
+        check_plausible(data)
+    assert sum(line.startswith("warning: libero_goal: ") and "come right behind" in line for line in describe_data(data)) == 1
 
 
 def test_a_checkpoint_that_is_not_there_is_refused_at_once(tmp_path):

@@ -33,7 +33,7 @@ TINY = VLAConfig(
     proprio_dim=SPEC.proprio_size,
 )
 POINT = OperatingPoint.unseen(Calibration(shift=prior_shift(15 / 35, 0.05)), 0.5)
-SETTINGS = Settings(num_images=2, image_aug=False, normalisation="q99", eos=POINT)
+SETTINGS = Settings(cameras=("image", "wrist_image"), image_aug=False, normalisation="q99", eos=POINT)
 
 
 @functools.cache

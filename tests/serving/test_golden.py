@@ -32,7 +32,9 @@ def test_predict_action(golden, views, proprio, tmp_path):
     ((name, content),) = parity.files.read_json(folder / "checkpoint", "config.json")["norm_stats"].items()
     (tmp_path / "stats.json").write_text(json.dumps({name: content}))
     stats = load_stats(tmp_path / "stats.json", name)
-    settings = Settings(num_images=views, image_aug=False, normalisation="q99", eos=OperatingPoint.unseen(Calibration(), 0.5))
+    settings = Settings(
+        cameras=("image", "wrist")[:views], image_aug=False, normalisation="q99", eos=OperatingPoint.unseen(Calibration(), 0.5)
+    )
     policy = Policy(config, {"vla": base, **parts}, stats, load_tokenizer(folder / "checkpoint" / "tokenizer.json"), settings)
 
     pictures = [arrays["raw_image"][..., 3 * view : 3 * view + 3] for view in range(views)]

@@ -18,7 +18,7 @@ from eosjax.models.policies import vla_variables
 from eosjax.runs.checkpoint import CheckpointError
 from eosjax.runs.policy_source import PolicySource
 from eosjax.serving import policy as module
-from eosjax.serving.policy import ObservationError, Outputs, Policy, first_end
+from eosjax.serving.policy import ObservationError, OutputError, Outputs, Policy, first_end
 from eosjax.types import UserError
 from tests.saved_runs import POINT, random_like, save_run, statistics
 from tests.serving.conftest import SETTINGS, TINY, params
@@ -138,29 +138,46 @@ def test_without_an_eos_head_nothing_is_said_of_ends(make_policy, observe):
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("change", "instruction", "clock", "message"),
     [
-        ({"images": []}, r"images: expected those of 2 camera\(s\), got 0"),
-        ({"images": [np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8, 3))]}, r"camera 1: expected uint8 \[h w 3\], got float64 \[8, 8, 3\]"),
-        ({"images": [np.zeros((8, 8), np.uint8)] * 2}, r"camera 0: expected uint8 \[h w 3\], got uint8 \[8, 8\]"),
-        ({"state": None}, r"state: expected \[8\], got none"),
-        ({"state": np.zeros(7)}, r"state: expected \[8\], got \[7\]"),
+        ({"state": [0.0] * 7 + [float("nan")]}, "close it", None, "state: .* got nan at index 7"),
+        ({"images": [np.zeros((8, 8, 3), np.uint16)] * 2}, "close it", None, r"camera 0 \(image\): expected uint8 .* got uint16"),
+        ({}, " ", None, "instruction: expected a text that is not blank"),
+        ({}, b"close it", None, "instruction: expected a text .* got bytes"),
+        ({}, "close it", 3, "clock: expected .* got int 3"),
     ],
 )
-def test_faulty_observations_are_named(policy, observe, change, message):
+def test_a_faulty_observation_is_told_before_the_networks_run(policy, observe, change, instruction, clock, message, monkeypatch):
+    monkeypatch.setattr(policy, "_run", None)
     with pytest.raises(ObservationError, match=message):
-        policy(row_of(observe(1), 0) | change, "close it")
+        policy(row_of(observe(1), 0) | change, instruction, clock)
 
 
-def test_a_batch_has_as_many_rows_as_instructions(policy, observe):
+def test_a_batch_has_as_many_rows_as_instructions(policy, observe, monkeypatch):
+    monkeypatch.setattr(policy, "_run", None)
     with pytest.raises(ObservationError, match="camera 0: expected 3 rows, one for each instruction, got 2"):
         policy(observe(2), ["close it"] * 3)
-    with pytest.raises(ObservationError, match="state: expected 2 rows"):
-        policy(observe(2) | {"state": np.zeros((1, 8))}, ["close it"] * 2)
     with pytest.raises(ObservationError, match="clock: expected 2, one for each instruction, got 1"):
         policy(observe(2), ["close it"] * 2, [Clock()])
-    with pytest.raises(ObservationError, match="got an empty list"):
-        policy(observe(2), [])
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize(("field", "what"), [("actions", "normalised action"), ("eos_logits", "EOS logit")])
+def test_what_is_not_finite_is_never_returned(policy, observe, field, what, value, monkeypatch):
+    outputs = Outputs(jnp.zeros((1, 8, 7, 16)), jnp.zeros((1, 8, 7)), jnp.zeros((1, 8)))
+    faulty = outputs._replace(**{field: getattr(outputs, field).at[0, 5].set(value)})
+    monkeypatch.setattr(policy, "_run", lambda *_: faulty)
+    for call in (policy, policy.outputs):
+        with pytest.raises(OutputError, match=f"the policy's {what} is not finite in . place.*row 0, slot 5"):
+            call(row_of(observe(1), 0), "close it")
+
+
+def test_statistics_that_are_not_finite_are_told(make_policy, observe, stats, monkeypatch):
+    action = dataclasses.replace(stats.action, q99=np.full(7, np.inf))
+    policy = make_policy(dataclasses.replace(stats, action=action))
+    monkeypatch.setattr(policy, "_run", lambda *_: Outputs(jnp.zeros((1, 8, 7, 16)), jnp.zeros((1, 8, 7)), None))
+    with pytest.raises(OutputError, match="the policy's action is not finite in 48 place"):
+        policy(row_of(observe(1), 0), "close it")
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +192,7 @@ def test_load_is_the_policy_that_was_saved(saved_run, observe, monkeypatch):
     vla_config = PolicySource.open(saved_run.config).vla_config(saved_run.config, DatasetSpec())
     monkeypatch.setattr("eosjax.data.specs.SPECS", {})
     observation = {"images": observe(1)["images"][0], "state": np.zeros(8)}
-    settings = dataclasses.replace(SETTINGS, num_images=1, eos=POINT)
+    settings = dataclasses.replace(SETTINGS, cameras=("image",), eos=POINT)
     for step, number, dataset in ((None, 0, "libero_goal"), (1, 1, "libero_10")):
         loaded = Policy.load(saved_run.folder, step, dataset)
         assert loaded.settings == settings

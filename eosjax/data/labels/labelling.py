@@ -8,8 +8,10 @@ from typing import NamedTuple
 import numpy as np
 
 from eosjax.data.frames.store import FrameStore
+from eosjax.data.labels.join import join_labels
 from eosjax.data.labels.labeller import FoundSegment, NotFound, Thresholds, find_segments
 from eosjax.data.labels.plans import Plans, plan_instructions
+from eosjax.data.labels.plausibility import Finding, check_cycles, check_labels, check_release
 from eosjax.data.labels.table import Segment, SegmentTable, make_table
 
 
@@ -29,6 +31,16 @@ class Labelling(NamedTuple):
         lengths = dict(zip(self.found, np.diff(store.episode_starts)[list(self.found)].tolist(), strict=True))
         segments = {episode: [Segment(part.first, part.last, True, text) for part, text in parts] for episode, parts in self.found.items()}
         return make_table(segments, "eosjax label", lengths, {episode: store.tasks[episode] for episode in self.found})
+
+    @property
+    def cycles(self) -> dict[int, int]:
+        """How many cycles each labelled episode has."""
+        return {episode: parts[-1][0].cycle + 1 for episode, parts in self.found.items()}
+
+    @property
+    def durations(self) -> list[int]:
+        """Steps of every sub-step."""
+        return [part.last - part.first + 1 for parts in self.found.values() for part, _ in parts]
 
 
 def label_dataset(
@@ -57,6 +69,19 @@ def label_dataset(
             continue
         found[episode] = list(zip(segments, texts, strict=True))
     return Labelling(found, dict(reasons))
+
+
+def examine(store: FrameStore, labelling: Labelling, control_hz: float) -> list[Finding]:
+    """What is impossible or unlikely in the labels that were found."""
+    if not labelling.found:
+        return []
+    starts = store.episode_starts
+    labels = join_labels(labelling.to_table(store), store, allow_unlabelled=True)
+    return [
+        *check_labels(labels, starts, control_hz),
+        *check_release(store.actions[:, -1], starts, store.tasks, labels.labelled),
+        *check_cycles(labelling.cycles, store.tasks),
+    ]
 
 
 def _generic_instructions(task: str, segments: list[FoundSegment]) -> list[str]:

@@ -33,6 +33,8 @@ Kind = Literal[
     "empty segment",
     "overlap",
     "end outside the episode",
+    # of all labels together
+    "implausible",
 ]
 
 
