@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 from eosjax.extras import check_train_extra
+from eosjax.reports.texts import literal_lines
 from eosjax.types import UserError
 
 DEMO = Path(__file__).parent / "configs" / "demo.yaml"
@@ -25,7 +26,7 @@ def main(argv: list[str]) -> None:
 
         run(parsed, write_comparison)
     except UserError as error:
-        sys.exit(f"train.py: {error}")
+        sys.exit(literal_lines(f"train.py: {error}"))
     except KeyboardInterrupt:
         sys.exit(130)
 

@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Sequence
 
 from eosjax.extras import check_train_extra
+from eosjax.reports.texts import literal_lines
 from eosjax.types import UserError
 
 COMMANDS = {
@@ -43,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = _parse(argv)
         return args.run(args)
     except UserError as error:
-        print(f"eosjax {argv[0]}: {error}", file=sys.stderr)
+        print(literal_lines(f"eosjax {argv[0]}: {error}"), file=sys.stderr)
         return _USER_ERROR
     except KeyboardInterrupt:
         print(f"eosjax {argv[0]}: interrupted", file=sys.stderr)

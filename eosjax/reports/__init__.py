@@ -6,5 +6,5 @@
   `dataset_tables`: the text of both
 - `bench_tables`, `bench_plots`: tables and curves of the benches
 - `plan_tables`: the text of `eosjax plan`
-- `tables`, `plots`: what all of these are made with
+- `tables`, `plots`: what all of these are made with; `texts`: how they show a text from outside
 """

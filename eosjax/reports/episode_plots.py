@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from eosjax.ends.events import MAIN_COLLAR
 from eosjax.reports.episode_view import EpisodeView
 from eosjax.reports.evaluation import Shown
-from eosjax.reports.plots import AMBER, BLUE, CARD, GOOD, RED, SOFT, add_tooltip, literal, new_figure, style
+from eosjax.reports.plots import AMBER, BLUE, CARD, GOOD, RED, SOFT, add_tooltip, new_figure, style
 
 _WIDTH = 1000  # of a timeline in a page
 _LEFT, _RIGHT = 0.05, 0.985  # where its axes begin and end, as shares of it
@@ -105,11 +105,10 @@ def picture_timeline(
         if first <= last:
             axes.axvspan(first, last, color=BLUE, alpha=0.04 + 0.06 * (number % 2))
             middle, above = (first + last) / 2, axes.get_xaxis_transform()
-            text = literal(instructions[first])
-            axes.text(middle, 1.02, text, transform=above, ha="center", va="bottom", fontsize=8, rotation=12)
+            axes.text(middle, 1.02, instructions[first], transform=above, ha="center", va="bottom", fontsize=8, rotation=12)
     axes.set(xlabel="control step", ylim=(0, max(0.05, 1.15 * float(probability.max()))), xlim=(0, len(ends)))
     axes.legend(fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)  # never over the curve
-    figure.suptitle(literal(title))
+    figure.suptitle(title)
     return figure
 
 

@@ -18,6 +18,7 @@ from eosjax.ends.operating_points import FOLDS, OperatingPoint
 from eosjax.ends.protocols import ChunkedEpisode
 from eosjax.ends.ranking import Curve
 from eosjax.reports.tables import Row, comparison_json, comparison_rows, delay_row, event_rows, figure, frame_rows, named, table
+from eosjax.reports.texts import literal
 
 CROSS_FITTED = "deployed_cross_fitted/"  # in front of the figures at points that were chosen without the episode
 
@@ -115,7 +116,7 @@ class ScoreEvaluation:
         """The figures for the terminal."""
         intervals = "in brackets: 95 % intervals over episodes" if self.measured.intervals else "no intervals: there is one episode only"
         figures = [delay_row(self.measured), *frame_rows(self.measured)]
-        return "\n\n".join([f"{self.title}: {self.sentence()}; {intervals}", table(event_rows(self.measured)), table(figures)])
+        return "\n\n".join([f"{literal(self.title)}: {self.sentence()}; {intervals}", table(event_rows(self.measured)), table(figures)])
 
 
 def _telling_episodes(episodes: Sequence[ScoredEpisode], decisions: Sequence[Decisions]) -> list[Shown]:

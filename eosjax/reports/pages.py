@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from eosjax.data.frames.store import FrameStore
 from eosjax.ends.events import COLLARS, MAIN_COLLAR
@@ -25,6 +26,7 @@ from eosjax.reports.evaluation import PolicyEvaluation, ScoreEvaluation, Shown
 from eosjax.reports.plots import COLOURS, inline_svg
 from eosjax.reports.survey import Histogram, Survey
 from eosjax.reports.tables import comparison_rows, delay_row, event_rows, figure, frame_rows
+from eosjax.reports.texts import literal
 
 PicturesOf = Callable[[int, int], Sequence[bytes]]  # (number of the episode, step) -> an encoded picture for each camera
 AROUND_END = (-4, -2, 0, 2, 4)  # steps of the pictures in a strip, counted from the end
@@ -121,11 +123,21 @@ def inspect_page(survey: Survey, store: FrameStore, views: Sequence[EpisodeView]
 @functools.cache
 def _templates() -> Environment:
     environment = Environment(
-        loader=PackageLoader("eosjax.reports"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("eosjax.reports"),
+        autoescape=True,
+        finalize=_shown,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters |= {"data_uri": _data_uri, "number_columns": _number_columns, "unbroken": _unbroken}
     environment.globals["colours"] = COLOURS
     return environment
+
+
+def _shown(value: object) -> object:
+    """What stands for a value in a page; texts from outside are escaped behind it."""
+    return literal(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _render(template: str, command: str, title: str, **content: Any) -> str:

@@ -19,6 +19,9 @@ from matplotlib.artist import Artist
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+from eosjax.reports.texts import literal
 
 # By the name of the CSS variable: on a light and on a dark screen. Figures are drawn in the light ones.
 COLOURS = {
@@ -58,7 +61,6 @@ _SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",  # texts stay texts
     "svg.hashsalt": "eosjax",
     "text.color": INK,
-    "text.parse_math": False,  # instructions may have a $
     "xtick.color": SOFT,
     "ytick.color": SOFT,
 }
@@ -82,11 +84,6 @@ def new_figure(width: float, height: float, layout: Literal["constrained"] | Non
     return Figure(figsize=(width / _UNIT, height / _UNIT), layout=layout)
 
 
-def literal(text: str) -> str:
-    """A text as it can be drawn: on one line, and without what neither a font nor an XML file can hold."""
-    return "".join(character if character.isprintable() else " " for character in text)
-
-
 def add_tooltip(artist: Artist, text: str) -> None:
     """Gives an artist a text that a page shows when it is pointed at."""
     artist.set_gid(_TOOLTIP + literal(text))
@@ -96,6 +93,7 @@ def add_tooltip(artist: Artist, text: str) -> None:
 def png(figure: Figure) -> bytes:
     """The figure as a PNG file of two dots a pixel."""
     file = io.BytesIO()
+    _make_literal(figure)
     FigureCanvasAgg(figure).print_figure(file, format="png", dpi=2 * _UNIT, facecolor="white", metadata={"Software": None})
     return file.getvalue()
 
@@ -131,8 +129,19 @@ def inline_svg(figure: Figure, name: str, title: str) -> str:
     return ElementTree.tostring(root, encoding="unicode")
 
 
+def _make_literal(figure: Figure) -> None:
+    """Every text of the figure as it can be drawn: without what neither a font nor an XML file can hold, and never as a formula.
+
+    But for the labels of ticks, which their formatter writes again: they must not come from outside.
+    """
+    for text in figure.findobj(Text):
+        text.set_text(literal(text.get_text()))
+        text.set_parse_math(False)
+
+
 def _svg(figure: Figure, background: str) -> bytes:
     file = io.BytesIO()
+    _make_literal(figure)
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     FigureCanvasSVG(figure).print_figure(file, format="svg", dpi=_UNIT, facecolor=background, metadata=nothing)
     return file.getvalue()

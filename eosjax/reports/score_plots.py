@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from eosjax.ends.events import COLLARS, MAIN_COLLAR
 from eosjax.ends.frame import Reliability, frame_curve
 from eosjax.ends.ranking import Curve
-from eosjax.reports.plots import AMBER, BLUE, CARD, PALE, RULE, SOFT, add_tooltip, literal, new_figure, style
+from eosjax.reports.plots import AMBER, BLUE, CARD, PALE, RULE, SOFT, add_tooltip, new_figure, style
 from eosjax.reports.survey import Histogram
 
 _WIDTH, _HEIGHT = 340, 240  # of a chart in a page
@@ -104,7 +104,7 @@ def frame_precision_recall(ends: np.ndarray, scores: Mapping[str, np.ndarray]) -
         curve = frame_curve(ends, values)
         recall, precision = np.append(0.0, curve.recall), np.append(curve.precision[:1], curve.precision)
         lines += axes.plot(recall, precision, lw=2.6 if order == 0 else 1.4, zorder=10 - order, drawstyle="steps-pre")
-        names.append(f"{literal(name)} ({curve.average_precision(interpolated=False):.2f})")
+        names.append(f"{name} ({curve.average_precision(interpolated=False):.2f})")
     axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02), title="Ends of sub-steps, step by step")
     axes.grid(color=RULE, lw=0.8)
     figure.legend(lines, names, title="average precision", fontsize=9, title_fontsize=9, loc="outside right upper")

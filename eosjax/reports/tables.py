@@ -10,13 +10,14 @@ import numpy as np
 from eosjax.ends.bootstrap import Measured
 from eosjax.ends.comparison import FIGURES, Comparison
 from eosjax.ends.events import COLLARS, MAIN_COLLAR
+from eosjax.reports.texts import literal
 
 Row = tuple[str, ...]
 
 
 def table(rows: Iterable[Sequence[object]], right: str = "") -> str:
-    """Lines of aligned columns; `right` has an `r` for each column that is set to the right."""
-    cells = [[str(cell) for cell in row] for row in rows]
+    """Lines of aligned columns, each cell on one line; `right` has an `r` for each column that is set to the right."""
+    cells = [[literal(str(cell)) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     sides = [">" if side == "r" else "<" for side in right.ljust(len(widths))]
     return "\n".join(
@@ -26,8 +27,8 @@ def table(rows: Iterable[Sequence[object]], right: str = "") -> str:
 
 def markdown(rows: Sequence[Row]) -> str:
     """A table in Markdown, the header first."""
-    header, *body = rows
-    lines = [header, ("---",) * len(header), *body]
+    header, *body = [[literal(cell).replace("|", r"\|") for cell in row] for row in rows]
+    lines = [header, ["---"] * len(header), *body]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

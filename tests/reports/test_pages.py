@@ -1,13 +1,20 @@
 """Pages by their content: what is asked for, what is escaped, and how large they get."""
 
+import dataclasses
 import itertools
+import types
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from eosjax.data.labels import Labels, Problem
+from eosjax.data.specs import DatasetSpec
 from eosjax.ends.events import ScoredEpisode
+from eosjax.reports.episode_view import view_episode
 from eosjax.reports.evaluation import PolicyEvaluation, ScoreEvaluation
-from eosjax.reports.pages import evaluate_page, score_page
+from eosjax.reports.pages import evaluate_page, inspect_page, score_page
+from eosjax.reports.survey import JoinedLabels, survey
 from tests.ends.test_operating_points import HOW, choose, made_up
 from tests.page import Page
 
@@ -57,6 +64,35 @@ def test_names_of_anybody_are_escaped():
     page = Page(score_page(ScoreEvaluation.of(NASTY, [scored(NASTY, [9], [10]), scored("b", [9], [10])], 0.5, replicates=5)))
     page.check_loads_and_runs_nothing()
     assert f"scores and ends of episode {NASTY}" in {attrs.get("aria-label") for _, attrs in page.tags}
+
+
+def test_all_texts_of_a_dataset_and_its_labels_are_escaped():
+    """Name of the dataset and of its cameras, tasks, instructions, problems, path of the labels."""
+    store = types.SimpleNamespace(
+        name=f"name {NASTY}",
+        tasks=[f"task {NASTY}"],
+        num_episodes=1,
+        num_frames=40,
+        episode_starts=np.array([0, 40]),
+        actions=np.linspace(0, 1, 280, dtype=np.float32).reshape(40, 7),
+        proprio=np.linspace(0, 1, 320, dtype=np.float32).reshape(40, 8),
+        images=lambda frame: [b"\x89PNG"],
+    )
+    labels = Labels(np.zeros(40, np.int32), [f"instruction {NASTY}"], np.arange(40) % 20 == 19, np.ones(1, bool))
+    joined = JoinedLabels(labels, [Problem("wrong shape", None, f"problem {NASTY}")])
+    spec = DatasetSpec(image_keys=(f"camera {NASTY}",))
+    found = dataclasses.replace(survey(store, spec, Path(f"labels {NASTY}"), joined), warnings=[f"warning {NASTY}"])
+    page = Page(inspect_page(found, store, [view_episode(store, labels, 0, store.proprio[:, :3], 20.0)]))
+    page.check_loads_and_runs_nothing()
+    for what in ("name", "task", "instruction", "problem", "labels", "warning"):
+        assert f"{what} {NASTY}" in page.text
+    assert {f"camera {NASTY}, step {step}" for step in (19, 39)} <= {attrs["alt"] for tag, attrs in page.tags if tag == "img"}
+
+
+def test_characters_that_nobody_sees_are_blanks_in_a_page():
+    text = score_page(ScoreEvaluation.of("a\x00b\x1bc\u202ed", [scored("e", [9], [10])], 0.5, replicates=0))
+    assert "<h1>a b c d</h1>" in text
+    assert not {"\x00", "\x1b", "\u202e"} & set(text)
 
 
 def test_every_chart_has_a_name():

@@ -18,9 +18,11 @@ from eosjax.reports.episode_plots import motion_timeline, picture_timeline, scor
 from eosjax.reports.episode_view import EpisodeView, Substep
 from eosjax.reports.evaluation import Shown
 from eosjax.reports.survey import Histogram
+from eosjax.reports.texts import literal
 
 PICTURE = np.zeros((16, 16, 3), np.uint8)
-NASTY = ["$x_1^2$", "\\frac{a}{b}", "_hidden", "<b>&amp;", 'say "it"', "two\nlines", "null \x00 and \ud800", "碗 🥣", "$unclosed"]
+NASTY = ["$x_1^2$", "\\frac{a}{b}", "_hidden", "<b>&amp;", 'say "it"', "two\nlines"]
+NASTY += ["null \x00 and \ud800", "\x1b[31mred", "\u202edednetni", "碗 🥣", "$unclosed"]
 
 
 def curves(size=50):
@@ -70,8 +72,8 @@ def test_inline_drawings_have_no_background_and_only_colours_of_the_page(name):
     assert (root.tag, root.get("role"), root.get("aria-label")) == ("svg", "img", "title")
     assert {"width", "height"}.isdisjoint(root.attrib)
     styles = " ".join(element.get("style", "") for element in root.iter())
-    literal = set(re.findall(r"#[0-9a-f]{6}(?!\))", styles))
-    assert not literal - {"#000000"} or name == "frame_precision_recall"  # the plot that is only written to a file
+    fixed = set(re.findall(r"#[0-9a-f]{6}(?!\))", styles))
+    assert not fixed - {"#000000"} or name == "frame_precision_recall"  # the plot that is only written to a file
     assert not [rect for rect in root.iter("rect") if "fill: #ffffff" in rect.get("style", "")]
 
 
@@ -90,12 +92,25 @@ def test_texts_are_drawn_as_they_are(text):
         legend = score_plots.frame_precision_recall(np.arange(10) == 4, {text: np.linspace(0, 1, 10)})
         band = motion_timeline(VIEW._replace(substeps=[Substep(text, 0, 9, True)]))
         plots.png(instructions)
-        drawn = plots.literal(text)
+        drawn = literal(text)
         assert texts(plots.svg(instructions)).count(drawn) == 3  # the title, and the instructions of two sub-steps
         assert any(each.startswith(f"{drawn} (") for each in texts(plots.svg(legend)))
         tooltips = {element.text for element in ElementTree.fromstring(plots.inline_svg(band, "a", text)).iter("title")}
     assert f"1. {drawn}: steps 0 to 9" in tooltips
     assert drawn == text or not text.isprintable()
+
+
+def test_no_text_of_any_figure_is_a_formula_or_breaks_the_file():
+    """Whoever makes a figure need not think of it."""
+    figure = plots.new_figure(300, 200, layout="constrained")
+    axes = figure.add_subplot()
+    (line,) = axes.plot([0, 1])
+    figure.suptitle("$\\sum$ \x00")
+    axes.set(title="$\\frac$", xlabel="a\x1bb", ylabel="$x^2$")
+    axes.legend([line], ["$\\bad"])
+    axes.annotate("$\\worse", (0, 0))
+    plots.png(figure)
+    assert {"$\\sum$  ", "$\\frac$", "a b", "$x^2$", "$\\bad", "$\\worse"} <= set(texts(plots.svg(figure)))
 
 
 def test_curves_of_many_points_stay_small():
