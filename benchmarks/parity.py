@@ -28,7 +28,7 @@ from eosjax.models.hf import files, weights
 from eosjax.models.hf.config import vla_config_from_hf
 from eosjax.models.lora import lora_scaling
 from eosjax.models.openvla import OpenVLA, VLAConfig, all_hidden_states
-from eosjax.training.optim import make_optimizer
+from eosjax.training.optim import learning_rate_schedule, make_optimizer
 
 ABSOLUTE, RELATIVE, BFLOAT16 = 2e-5, 1e-4, 1.5
 PADDING = 7  # masked tokens put into every prompt: they must change nothing
@@ -204,7 +204,7 @@ def compare_lora(model: Model, golden: dict[str, np.ndarray]) -> Iterator[Row]:
         bce = balanced_bce(logits.ravel(), labels.ravel(), jnp.ones(labels.size))
         return l1 + LAMBDA_EOS * bce, (l1, bce, l1 + LAMBDA_EOS * bce, hidden)
 
-    optimizer = make_optimizer(TrainConfig(learning_rate=5e-4))
+    optimizer = make_optimizer(learning_rate_schedule(TrainConfig(learning_rate=5e-4)))
     opt_state = jax.jit(optimizer.init)(trained)
 
     @jax.jit
@@ -234,7 +234,7 @@ def compare_optimizer(model: Model, golden: dict[str, np.ndarray]) -> Iterator[R
     def loss(head: Any) -> jax.Array:
         return balanced_bce(_call(_eos_head(head), {"params": head}, rows), labels, jnp.ones(len(rows)))
 
-    optimizer = make_optimizer(TrainConfig(learning_rate=float(golden["lr"])))
+    optimizer = make_optimizer(learning_rate_schedule(TrainConfig(learning_rate=float(golden["lr"]))))
     trained: Any = {"eos_head": model.parts["eos_head"]}
     opt_state = jax.jit(optimizer.init)(trained)
 

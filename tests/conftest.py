@@ -1,5 +1,5 @@
 """Fixtures that tests of several folders share. Runs before JAX is imported: four fake CPU devices for every test, and a compiler that
-does not optimise, since tests compile much and compute little."""
+does not optimise and takes its short way to fusions, since tests compile much and compute little."""
 
 import contextlib
 import dataclasses
@@ -18,7 +18,7 @@ from hypothesis import settings
 from tests.golden import cut
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-_XLA_FLAGS = " --xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
+_XLA_FLAGS = " --xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + _XLA_FLAGS
 # Each program is compiled once a test run, for all workers and for the processes that tests start; one that is read gives the same bits.
 if "PYTEST_XDIST_WORKER" not in os.environ:

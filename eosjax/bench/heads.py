@@ -20,7 +20,7 @@ from eosjax.config import TrainConfig
 from eosjax.models.heads import EosHead
 from eosjax.training.keys import forward_keys, run_keys
 from eosjax.training.objectives import EosObjective, EosRows
-from eosjax.training.optim import make_optimizer
+from eosjax.training.optim import learning_rate_schedule, make_optimizer
 
 BLOCK = 2048  # rows that a head looks at in one piece when it is measured
 DECAY_AT = 2 / 3  # of the updates; behind it a tenth of the learning rate, as in the demo's recipe
@@ -133,4 +133,6 @@ class HeadTrainer:
     @property
     def _optimizer(self) -> optax.GradientTransformationExtraArgs:
         """That of training at a learning rate of 1; each run scales what comes out of it by its own."""
-        return make_optimizer(TrainConfig(learning_rate=1.0, num_steps_before_decay=max(int(DECAY_AT * self.updates), 1)))
+        return make_optimizer(
+            learning_rate_schedule(TrainConfig(learning_rate=1.0, num_steps_before_decay=max(int(DECAY_AT * self.updates), 1)))
+        )

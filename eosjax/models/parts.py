@@ -12,6 +12,8 @@ eos_head                with `use_eos_classification=True`; trained by the EOS l
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
@@ -28,10 +30,11 @@ def make_eos_head(config: TrainConfig) -> EosHead | None:
     return EosHead(hidden_dim=config.eos_hidden_dim, dropout=config.eos_dropout) if config.use_eos_classification else None
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1), static_argnames="with_base")
 def init_params(policy: Policy, eos_head: EosHead | None, batch: Batch, rng: jax.Array, *, with_base: bool = True) -> Params:
     """Random parameters of all parts, in the dtypes of the modules; those of `base_parts` only with `with_base`.
 
-    Jit this function, so that parameters that are not returned are not computed.
+    Jitted, so that parameters that are not returned are not computed.
 
     Args:
       policy, eos_head: the modules.

@@ -173,7 +173,7 @@ class _Trainer:
     def _init(self, learner: Learner, pretrained: Pretrained | None) -> tuple[TrainState, Params]:
         init_key, run_key = run_keys(self.config.seed)
         example = self.data.train.batch(np.zeros(1, np.int64))
-        params = jax.jit(lambda key: init_params(learner.policy, learner.eos_head, example, key, with_base=pretrained is None))(init_key)
+        params = init_params(learner.policy, learner.eos_head, example, init_key, with_base=pretrained is None)
         if pretrained is not None:
             params |= self._load(pretrained, learner, params)
         trainable, frozen = split_params(params)

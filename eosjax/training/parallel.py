@@ -23,6 +23,8 @@ from eosjax.types import Batch, UserError
 AXIS = "devices"
 Device = Any  # a jax.Device
 T = TypeVar("T")
+Step = Callable[[TrainState, Params, Batch], tuple[TrainState, Metrics]]
+Predict = Callable[[Params, Params, Batch], Predictions]
 
 
 class DataParallel:
@@ -38,17 +40,7 @@ class DataParallel:
         self.replicated = NamedSharding(mesh, PartitionSpec())
         self._split = NamedSharding(mesh, PartitionSpec(AXIS))
         self._local_devices = sum(device.process_index == jax.process_index() for device in devices)
-        self.step: Callable[[TrainState, Params, Batch], tuple[TrainState, Metrics]] = jax.pmap(
-            functools.partial(train_step, learner, axis_name=AXIS),
-            axis_name=AXIS,
-            in_axes=(None, None, 0),
-            out_axes=None,  # pyright: ignore[reportArgumentType]
-            donate_argnums=0,
-            devices=devices,
-        )
-        self.predict: Callable[[Params, Params, Batch], Predictions] = jax.pmap(
-            functools.partial(predict, learner), axis_name=AXIS, in_axes=(None, None, 0), devices=devices
-        )
+        self.step, self.predict = _map(learner, tuple(devices))
 
     def replicate(self, tree: T) -> T:
         """Puts a tree of arrays on every device."""
@@ -61,6 +53,19 @@ class DataParallel:
     def _split_leaf(self, x: Any) -> jax.Array:
         local = x.reshape(self._local_devices, len(x) // self._local_devices, *x.shape[1:])
         return jax.make_array_from_process_local_data(self._split, local)
+
+
+@functools.lru_cache(maxsize=2)  # a comparison of seeds trains equal learners in one process: they compile once
+def _map(learner: Learner, devices: tuple[Device, ...]) -> tuple[Step, Predict]:
+    step = jax.pmap(
+        functools.partial(train_step, learner, axis_name=AXIS),
+        axis_name=AXIS,
+        in_axes=(None, None, 0),
+        out_axes=None,  # pyright: ignore[reportArgumentType]
+        donate_argnums=0,
+        devices=devices,
+    )
+    return step, jax.pmap(functools.partial(predict, learner), axis_name=AXIS, in_axes=(None, None, 0), devices=devices)
 
 
 def choose_devices(num_devices: int) -> list[Device]:

@@ -23,7 +23,10 @@ from eosjax.training.optim import learning_rate_schedule, make_optimizer
 
 @dataclasses.dataclass(frozen=True)
 class Learner:
-    """Everything about a run that does not change from update to update; hashable, so that a jitted step can close over it."""
+    """Everything about a run that does not change from update to update.
+
+    Hashable, so that a jitted step can close over it. Learners of equal flags and shapes are equal, so that they share a compiled step.
+    """
 
     policy: Policy
     eos_head: EosHead | None
@@ -57,12 +60,13 @@ def make_learner(config: TrainConfig, vla_config: VLAConfig, share_of_ends: floa
       share_of_ends: in the training data, between 0 and 1; a learner without it cannot be trained with an `eos_loss` on fresh rows.
     """
     with_eos = config.use_eos_classification
+    schedule = learning_rate_schedule(config)
     return Learner(
         policy=make_policy(vla_config),
         eos_head=make_eos_head(config),
         objective=make_objective(config, share_of_ends) if with_eos else None,
-        optimizer=make_optimizer(config),
-        schedule=learning_rate_schedule(config),
+        optimizer=make_optimizer(schedule),
+        schedule=schedule,
         lambda_eos=config.lambda_eos,
         eos_backbone_grad=config.eos_backbone_grad,
         micro_batches=config.grad_accumulation_steps,

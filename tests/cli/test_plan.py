@@ -69,7 +69,7 @@ def test_memory_has_everything_that_the_step_is_given(step, monkeypatch):
 def test_sizes_are_those_of_real_arrays(step):
     learner = make_learner(CONFIG, TINY)
     batch = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), step.batch)
-    trainable, frozen = split_params(jax.jit(lambda key: init_params(learner.policy, learner.eos_head, batch, key))(jax.random.key(0)))
+    trainable, frozen = split_params(init_params(learner.policy, learner.eos_head, batch, jax.random.key(0)))
     state = init_state(learner, trainable, jax.random.key(0))
     for real, shapes in ((state, step.state), (frozen, step.frozen), (batch, step.batch)):
         found = [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(shapes)]

@@ -102,7 +102,7 @@ class StubPolicy(Policy):
 def initial_params(policy, eos_head):
     """Random parameters by part."""
     example = random_batch(np.random.default_rng(0), 1)
-    return jax.jit(lambda key: init_params(policy, eos_head, example, key))(jax.random.key(3))
+    return init_params(policy, eos_head, example, jax.random.key(3))
 
 
 @functools.cache  # a learner is compiled once for all tests that share it
