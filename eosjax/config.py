@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from eosjax.names import LONGEST, check_name, size_of
 from eosjax.types import UserError
 
 DEMO_MODEL = "demo"
@@ -44,7 +45,7 @@ def parse_mixture(text: str) -> tuple[MixtureMember, ...]:
     """The datasets that `--dataset_name` asks for: one name, a named mixture, or a list `name:weight,name`.
 
     Raises:
-      ConfigError: an empty or repeated name, or a weight that is not a number above 0.
+      ConfigError: a name that is empty, repeated or not plain, or a weight that is not a number above 0.
     """
     if text in NAMED_MIXTURES:
         return tuple(MixtureMember(name) for name in NAMED_MIXTURES[text])
@@ -64,6 +65,7 @@ def _parse_member(part: str) -> MixtureMember:
         weight = 0.0
     if not name or not 0 < weight < float("inf"):
         raise ConfigError(f"--dataset_name: expected NAME, or NAME:WEIGHT with a weight above 0, separated by commas; got {part!r}")
+    check_name("--dataset_name", name, ConfigError)
     return MixtureMember(name, weight)
 
 
@@ -182,6 +184,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         """Checks what can be checked without touching the disk. Raises `ConfigError`."""
         _check_values(self)
+        _check_run_id(self)
         _ = self.label_paths, self.encoder_heads, self.operating_rule  # read dataset_name, too
         _check_eos(self)
         _check_combinations(self)
@@ -245,10 +248,13 @@ class TrainConfig:
         raise ConfigError(f"--substep_labels_path: expected one path, or one for each of the {len(names)} datasets; got {len(paths)}")
 
 
+def _model_name(config: TrainConfig) -> str:
+    return Path(config.vla_path).name or config.vla_path
+
+
 def _run_id(config: TrainConfig) -> str:
-    model = Path(config.vla_path).name or config.vla_path
     data = config.dataset_name.replace(",", "+").replace(":", "-").replace(" ", "")
-    parts = [f"{model}+{data}+b{config.batch_size * config.grad_accumulation_steps}"]
+    parts = [f"{_model_name(config)}+{data}+b{config.batch_size * config.grad_accumulation_steps}"]
     parts.append(f"+lr-{config.learning_rate:g}")
     if config.use_lora:
         parts.append(f"+lora-r{config.lora_rank}+dropout-{config.lora_dropout:g}")
@@ -262,6 +268,22 @@ def _run_id(config: TrainConfig) -> str:
     if config.run_id_note:
         parts.append(f"--{config.run_id_note}")
     return "".join(parts)
+
+
+def _check_run_id(config: TrainConfig) -> None:
+    """What becomes part of the name of the run's folder is a plain name, and all of it together is not too long."""
+    if config.run_id_override is not None:
+        check_name("--run_id_override", config.run_id_override, ConfigError)
+        return
+    check_name("--vla_path", _model_name(config), ConfigError)
+    if config.run_id_note is not None:
+        check_name("--run_id_note", config.run_id_note, ConfigError)
+    size, note = size_of(_run_id(config)), size_of(config.run_id_note or "")
+    if size > LONGEST:
+        raise ConfigError(
+            f"--{'run_id_note' if size - note <= LONGEST else 'dataset_name'}: the name of the run's folder would have {size} bytes, and a "
+            f"file name has at most {LONGEST}; name the run with --run_id_override"
+        )
 
 
 _POSITIVE = (
@@ -293,9 +315,6 @@ def _check_values(config: TrainConfig) -> None:
             raise ConfigError(f"--{name} must be finite, got {getattr(config, name)}")
     if config.seed > _LARGEST_SEED:
         raise ConfigError(f"--seed must be at most {_LARGEST_SEED}, got {config.seed}")
-    for name in ("run_id_note", "run_id_override"):
-        if "/" in (getattr(config, name) or "") or getattr(config, name) in ("", ".", ".."):
-            raise ConfigError(f"--{name} must be a plain name, the folder goes into --run_root_dir; got {getattr(config, name)!r}")
     for name in _SHARES:
         if not 0 <= getattr(config, name) < 1:
             raise ConfigError(f"--{name} must be at least 0 and less than 1, got {getattr(config, name)}")

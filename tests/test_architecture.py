@@ -12,16 +12,17 @@ from eosjax import cli
 
 PACKAGE = Path(__file__).parents[1] / "eosjax"
 
-BASE = {"types", "config", "flags", "njit", "extras", "fields"}
+BASE = {"types", "config", "flags", "njit", "extras", "fields", "names"}
 CORE = BASE | {"buffer", "losses", "models", "data", "ends", "demo", "runs"}
 # Which rooms each room may import, beside itself.
 MAY_IMPORT = {
     "types": set(),
-    "config": {"types"},
+    "config": {"names", "types"},
     "flags": {"config", "types"},
     "njit": set(),
     "extras": {"types"},
     "fields": {"types"},
+    "names": {"types"},
     "buffer": {"types"},
     "losses": BASE,
     "models": BASE | {"losses"},
@@ -40,7 +41,7 @@ TENSORFLOW, JAX = {"tensorflow", "tensorflow_datasets"}, {"jax", "flax", "optax"
 FORBIDDEN = {
     **dict.fromkeys(MAY_IMPORT, TENSORFLOW),
     **dict.fromkeys(
-        ("types", "config", "flags", "njit", "extras", "fields", "data", "ends", "demo", "reports", "__main__"), TENSORFLOW | JAX
+        ("types", "config", "flags", "njit", "extras", "fields", "names", "data", "ends", "demo", "reports", "__main__"), TENSORFLOW | JAX
     ),
     "buffer": TENSORFLOW | {"orbax", "grain"},
     "losses": TENSORFLOW | {"orbax", "grain"},

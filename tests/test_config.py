@@ -1,12 +1,15 @@
 """Flags: the documented commands parse, and every mistake is answered with what to change."""
 
 import dataclasses
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from eosjax.config import NAMED_MIXTURES, ConfigError, TrainConfig, parse_mixture
 from eosjax.flags import load, parse, save
@@ -106,11 +109,58 @@ def test_recipes_parse_and_open_with_their_command(recipe):
         ("--dataset_name a,b,a:2", "a is named twice"),
         ("--dataset_name a,b,c --substep_labels_path x,y", "expected one path, or one for each of the 3 datasets; got 2"),
         ("stray", "stray"),
+        ("--run_id_note a/b", "--run_id_note: expected a plain name.*; got 'a/b': a / leads to another folder"),
+        ("--run_id_override ..", "--run_id_override: expected a plain name.*; got '..': with a dot in front it is hidden"),
+        ("--run_id_note .hidden", "--run_id_note: .*with a dot in front"),
+        ("--dataset_name ../other", "--dataset_name: expected a plain name.*; got '../other': a / leads to another folder"),
+        ("--dataset_name libero_goal,.cache:2", "--dataset_name: .*'.cache': with a dot in front"),
+        ("--vla_path .", "--vla_path: expected a plain name.*; got '.'"),
+        ("--vla_path /", "--vla_path: .*a / leads to another folder"),
     ],
 )  # fmt: skip
 def test_mistakes_are_named(flags, message):
     with pytest.raises(ConfigError, match=message):
         parse(flags.split())
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"run_id_note": "a\0b"}, r"--run_id_note: .*got 'a\\x00b': it has characters that cannot be seen"),
+        ({"run_id_override": "a\x1b[2J"}, "--run_id_override: .*cannot be seen"),
+        ({"run_id_override": " "}, "--run_id_override: .*it is blank"),
+        ({"run_id_override": "ü" * 128}, "--run_id_override: .*it has 256 bytes, and a file name has at most 255"),
+        ({"run_id_note": "n" * 300}, "--run_id_note: .*it has 300 bytes"),
+        ({"run_id_note": "n" * 200}, "--run_id_note: the name of the run's folder would have 2.. bytes.* --run_id_override"),
+        ({"dataset_name": ",".join(f"dataset_{i:09}" for i in range(20)), "run_id_note": "n"}, "--dataset_name: .* would have 4.. bytes"),
+    ],
+)
+def test_names_that_no_folder_can_have_are_named(flags, message):
+    with pytest.raises(ConfigError, match=message):
+        dataclasses.replace(TrainConfig(), **flags)
+
+
+@given(st.text(max_size=300), st.sampled_from(["run_id_note", "run_id_override", "dataset_name"]))
+def test_a_name_that_is_accepted_is_that_of_a_folder_in_its_place(tmp_path_factory, text, flag):
+    root = tmp_path_factory.getbasetemp() / "runs"
+    try:
+        config = dataclasses.replace(TrainConfig(), run_root_dir=root, **{flag: text})
+    except ConfigError:
+        return
+    assert config.run_dir.parent == root
+    config.run_dir.mkdir(parents=True, exist_ok=True)
+    assert config.run_dir.name in os.listdir(root)
+    assert not config.run_dir.name.startswith(".")
+
+
+def test_a_name_as_long_as_a_file_name_may_be_is_accepted():
+    short = dataclasses.replace(TrainConfig(), run_id_note="n")
+    note = "n" * (256 - len(short.run_dir.name))
+    assert len(dataclasses.replace(TrainConfig(), run_id_note=note).run_dir.name) == 255
+    with pytest.raises(ConfigError, match="256 bytes"):
+        dataclasses.replace(TrainConfig(), run_id_note=note + "n")
+    # With a name of its own, what it would be made of does not matter.
+    assert dataclasses.replace(TrainConfig(), run_id_override="run", run_id_note="n" * 300, vla_path=".").run_dir.name == "run"
 
 
 def test_a_mixture_is_read_from_the_name():

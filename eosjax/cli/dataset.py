@@ -10,11 +10,12 @@ from typing import NamedTuple
 import numpy as np
 
 from eosjax.cli.common import integers
-from eosjax.config import DEMO_DATASET, TrainConfig
+from eosjax.config import DEMO_DATASET, ConfigError, TrainConfig
 from eosjax.data.frames.store import FrameStore, open_store
 from eosjax.data.labels import FORMATS
 from eosjax.data.specs import DatasetSpec, spec_for
 from eosjax.demo import dataset
+from eosjax.names import check_name
 from eosjax.types import UserError
 
 
@@ -52,8 +53,9 @@ def open_dataset(args: argparse.Namespace, name: str) -> Opened:
     """The dataset `name` of the flags that `add_dataset_flags` added; its frame store is built if it is not there.
 
     Raises:
-        eosjax.types.UserError: no description or no dataset of that name, or one that cannot be read.
+        eosjax.types.UserError: no plain name, no description or no dataset of that name, or one that cannot be read.
     """
+    check_name("--dataset_name", name, ConfigError)
     spec = spec_for(name, args.dataset_specs)
     root, labels = args.data_root_dir, None
     if name == DEMO_DATASET:

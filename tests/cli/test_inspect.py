@@ -156,6 +156,7 @@ def test_texts_of_the_labels_are_shown_as_they_are(inspect, write_labels, bodies
         (["--batch_size", "0"], "--batch_size must be greater than 0, got 0"),
         (["--substep_labels_path", "no_such.json"], "--substep_labels_path no_such.json: no such file"),
         (["--dataset_name", "libero_goal,libero_10"], "inspect those of a mixture one by one"),
+        (["--dataset_name", "../libero_goal"], "--dataset_name: expected a plain name"),
     ],
 )
 def test_what_the_user_can_mend_is_status_2(run, data, monkeypatch, tmp_path, flags, why):

@@ -1,0 +1,31 @@
+"""Names that become names of folders: checked before any work, so that no path leaves its place or cannot be made."""
+
+from __future__ import annotations
+
+import os
+
+from eosjax.types import UserError
+
+LONGEST = 255  # bytes of a file name on all usual file systems (NAME_MAX of Linux)
+
+
+def check_name(flag: str, name: str, error: type[UserError]) -> None:
+    """Raises `error`, naming the flag, unless a text can name a folder, or be a part of such a name."""
+    if not name.strip():
+        fault = "it is blank"
+    elif "/" in name:
+        fault = "a / leads to another folder"
+    elif name.startswith("."):
+        fault = "with a dot in front it is hidden, or another folder"
+    elif not name.isprintable():
+        fault = "it has characters that cannot be seen"
+    elif size_of(name) > LONGEST:
+        fault = f"it has {size_of(name)} bytes, and a file name has at most {LONGEST}"
+    else:
+        return
+    raise error(f"{flag}: expected a plain name, which becomes part of the name of a folder; got {name[:80]!r}: {fault}")
+
+
+def size_of(name: str) -> int:
+    """Bytes of a file name."""
+    return len(os.fsencode(name))
