@@ -25,8 +25,10 @@ from eosjax.config import TrainConfig
 from eosjax.losses import balanced_bce
 from eosjax.models.heads import ActionHead, EosHead
 from eosjax.models.hf import files, weights
+from eosjax.models.hf.adapter import export_adapter, load_adapter
+from eosjax.models.hf.adapter_config import AdapterConfig
 from eosjax.models.hf.config import vla_config_from_hf
-from eosjax.models.lora import lora_scaling
+from eosjax.models.hf.part_files import find_parts, read_part
 from eosjax.models.openvla import OpenVLA, VLAConfig, all_hidden_states
 from eosjax.training.optim import learning_rate_schedule, make_optimizer
 
@@ -121,8 +123,8 @@ def load(folder: Path) -> Model:
     make = functools.partial(vla_config_from_hf, config_json, preprocessor, tensors.shapes, chunk=chunk, action_dim=action_dim)
     config = make(vision_heads=_vision_heads(tensors, make, case))
     config = dataclasses.replace(config, llama=dataclasses.replace(config.llama, lm_head=True))
-    found = {part: files.find_part(folder, part) for part in ("action_head", "eos_head", "proprio_projector")}
-    parts = {part: weights.import_part(part, files.read_part(path)) for part, path in found.items() if path}
+    found = find_parts(folder, ("action_head", "eos_head", "proprio_projector"))
+    parts = {part: weights.import_part(part, read_part(path)) for part, path in found.items()}
     return Model(folder, config, weights.import_weights(tensors, config), parts, config_json["pad_token_id"])
 
 
@@ -188,12 +190,11 @@ def compare_lora(model: Model, golden: dict[str, np.ndarray]) -> Iterator[Row]:
     """The adapter of PEFT: hidden states, gradients, and three steps of AdamW over adapter and heads."""
     batch = dict(np.load(model.folder / "fwd_img1_proprio0.npz"))
     adapter = model.folder / "lora_adapter"
-    rank, alpha = (files.read_json(adapter, "adapter_config.json")[key] for key in ("r", "lora_alpha"))
-    assert alpha / rank == lora_scaling(rank), "the recorded adapter has another scaling than eosjax"
-    config = dataclasses.replace(model.config, lora_rank=rank)
-    tensors = files.Tensors.of_file(adapter / "adapter_model.safetensors")
+    settings = AdapterConfig.read(adapter)
+    config = dataclasses.replace(model.config, lora_rank=settings.rank, lora_scaling=settings.scaling)
+    base = files.Tensors.of_folder(model.folder / "checkpoint")
     policy, variables, inputs = _prepare(model._replace(config=config), batch)
-    trained = {"lora": weights.import_adapter(tensors, config), **{p: model.parts[p] for p in ("action_head", "eos_head")}}
+    trained = {"lora": load_adapter(adapter, config, base).lora, **{p: model.parts[p] for p in ("action_head", "eos_head")}}
 
     def losses(trained: Any) -> tuple[jax.Array, tuple[jax.Array, ...]]:
         hidden = _call(policy, {**variables, "lora": trained["lora"]}, *inputs)
@@ -369,7 +370,7 @@ def _forward(policy: OpenVLA, variables: Any, parts: Any, inputs: Inputs, golden
 
 def _named(trained: Any, config: VLAConfig) -> dict[str, np.ndarray]:
     """Arrays of the trained parts under the names of the recording."""
-    adapter = {name.removesuffix("weight") + "default.weight": x for name, x in weights.export_adapter(trained["lora"], config)}
+    adapter = {name.removesuffix("weight") + "default.weight": x for name, x in export_adapter(trained["lora"], config)}
     heads = {f"{part}/{n}": x for part in ("action_head", "eos_head") for n, x in weights.export_part(part, trained[part]).items()}
     return adapter | heads
 

@@ -36,7 +36,8 @@ def write_checkpoint(folder: Path) -> None:
     from tqdm import tqdm
 
     from eosjax.models.hf.config import PUBLISHED, vla_config_from_hf
-    from eosjax.models.hf.export import write_json, write_shards
+    from eosjax.models.hf.export import write_shards
+    from eosjax.models.hf.files import write_json
     from eosjax.models.hf.table import weight_table
     from eosjax.models.hf.weights import abstract_variables
 

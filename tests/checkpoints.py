@@ -45,6 +45,7 @@ def write_checkpoint(folder: Path, seed: int = 0) -> dict[str, np.ndarray]:
         "use_fused_vision_backbone": True,
         "timm_model_ids": ["vit_large_patch14_reg4_dinov2.lvd142m", "vit_so400m_patch14_siglip_224"],
         "image_sizes": [16, 16],
+        "pad_to_multiple_of": 16,  # the demo's tokenizer has 560 ids
         "text_config": text | {"num_key_value_heads": 2, "intermediate_size": 24},
     }
     (folder / "config.json").write_text(json.dumps(content))

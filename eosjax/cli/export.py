@@ -27,7 +27,9 @@ from eosjax.ends.calibration import trained_prior
 from eosjax.ends.operating_points import OperatingPoint
 from eosjax.models.film import join_film
 from eosjax.models.hf import export, film, weights
-from eosjax.models.hf.pretrained import FILM_FILE, PARTS
+from eosjax.models.hf.adapter import write_adapter
+from eosjax.models.hf.files import write_json
+from eosjax.models.hf.part_files import FILM_FILE, PARTS
 from eosjax.models.hf.table import layout_of
 from eosjax.runs.load import SavedRun, check_base, open_base
 from eosjax.types import UserError
@@ -70,7 +72,7 @@ def _write_heads(run: SavedRun, vla_path: str | None, folder: Path, *, as_torch:
         export.write_part(folder, FILM_FILE, _vision_with_film(run, vla_path), run.step, as_torch=as_torch)
     save_stats(folder / STATS_FILE, {each.name: each.statistics for each in run.record.run.datasets})
     if (point := run.operating_point) is not None:
-        export.write_json(folder / CALIBRATION_FILE, _calibration(run, point))
+        write_json(folder / CALIBRATION_FILE, _calibration(run, point))
 
 
 def _calibration(run: SavedRun, point: OperatingPoint) -> dict[str, Any]:
@@ -108,7 +110,7 @@ def _vision_with_film(run: SavedRun, vla_path: str | None) -> Iterator[export.Te
 def _write_adapter(run: SavedRun, folder: Path) -> None:
     if "lora" not in run.params:
         raise UserError("--format peft: the run has no adapter, it was trained with --use_lora False; use --format merged or heads")
-    export.write_adapter(folder, run.params["lora"], run.vla_config, run.config.vla_path)
+    write_adapter(folder, run.params["lora"], run.vla_config, run.config.vla_path)
 
 
 def _write_merged(run: SavedRun, vla_path: str | None, folder: Path, max_bytes: int) -> None:
@@ -120,6 +122,7 @@ def _write_merged(run: SavedRun, vla_path: str | None, folder: Path, max_bytes: 
     shown = tqdm(tensors, total=len(base.tensors), desc="writing weights", unit="tensor", disable=not sys.stderr.isatty())
     export.write_shards(shown, folder, max_bytes)
     export.copy_files(base.folder, folder)
+    export.untie_output(folder)
 
 
 @contextlib.contextmanager

@@ -18,8 +18,8 @@ from eosjax import flags
 from eosjax.config import DEMO_MODEL, TrainConfig
 from eosjax.data.samples.tokens import demo_tokenizer
 from eosjax.data.specs import DatasetSpec, spec_for
-from eosjax.models.hf import files
-from eosjax.models.hf.config import PUBLISHED, vla_config_from_hf
+from eosjax.models.hf import files, hub
+from eosjax.models.hf.config import PUBLISHED, action_vocabulary, vla_config_from_hf
 from eosjax.models.hf.pretrained import Pretrained
 from eosjax.models.openvla import VLAConfig
 from eosjax.reports.plan_tables import ParameterGroup, memory_table, parameter_table
@@ -79,6 +79,11 @@ class _Outline(Pretrained):
         """The published encoders before the language model of config.json."""
         return vla_config_from_hf(self.content, **overrides)
 
+    @property
+    def action_vocabulary(self) -> int:
+        """See `hf.config.action_vocabulary`."""
+        return action_vocabulary(self.content)
+
 
 def policy_shape(config: TrainConfig, spec: DatasetSpec) -> tuple[VLAConfig, str]:
     """The policy that the flags ask for, and where its shape comes from. Reads no weights, and downloads no more than a config.json.
@@ -87,7 +92,7 @@ def policy_shape(config: TrainConfig, spec: DatasetSpec) -> tuple[VLAConfig, str
         UserError: nothing at `vla_path`, or nothing that tells the shape of a policy.
     """
     path, tokenizer = config.vla_path, demo_tokenizer()
-    folder = None if path == DEMO_MODEL else files.local_folder(path, config.vla_revision)
+    folder = None if path == DEMO_MODEL else hub.local_folder(path, config.vla_revision)
     if path == DEMO_MODEL:
         pretrained, source = None, "the built-in small policy"
     elif folder is None and path in PUBLISHED and config.vla_revision is None:

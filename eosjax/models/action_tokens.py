@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 
 NUM_BINS = 256
-STOP_ID = 2  # `</s>` of Llama 2
 _EDGES = np.linspace(-1.0, 1.0, NUM_BINS)
 _CENTRES = ((_EDGES[:-1] + _EDGES[1:]) / 2).astype(np.float32)
 
@@ -53,20 +52,23 @@ def decode(ids: jax.Array, vocab_size: int) -> jax.Array:
     return jnp.asarray(_CENTRES)[jnp.clip(vocab_size - ids - 1, 0, len(_CENTRES) - 1)]
 
 
-def make_targets(actions: jax.Array, valid: jax.Array, vocab_size: int) -> Targets:
+def make_targets(actions: jax.Array, valid: jax.Array, stop_ids: jax.Array, vocab_size: int) -> Targets:
     """The tokens of a chunk and the stop token, for `eosjax.losses.token_cross_entropy`.
 
     Args:
       actions: f32 [b k a], normalised.
       valid: bool [b k], False past the end of the episode.
+      stop_ids: i32 [b], the last id of each text.
       vocab_size: as in `encode`.
     """
     batch, _, action_dim = actions.shape
     ids = encode(actions, vocab_size).reshape(batch, -1)
     weights = jnp.repeat(valid, action_dim, axis=1)
-    stop = jnp.full((batch, 1), STOP_ID, jnp.int32)
     has_stop = valid.any(axis=1, keepdims=True)
-    return Targets(jnp.concatenate([ids, stop], axis=1), jnp.concatenate([weights, has_stop], axis=1).astype(jnp.float32))
+    return Targets(
+        jnp.concatenate([ids, stop_ids[:, None].astype(jnp.int32)], axis=1),
+        jnp.concatenate([weights, has_stop], axis=1).astype(jnp.float32),
+    )
 
 
 def token_errors(logits: jax.Array, actions: jax.Array, valid: jax.Array, vocab_size: int) -> TokenErrors:

@@ -7,6 +7,7 @@ of its own, `lora`, so that a training step can freeze one and differentiate the
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import flax.linen as nn
@@ -15,7 +16,6 @@ import jax.numpy as jnp
 from flax.linen.dtypes import promote_dtype
 
 LORA = "lora"  # the collection of the low-rank branches
-MAX_ALPHA = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,22 +25,25 @@ class LinearConfig:
     dtype: str = "float32"  # of the computation
     param_dtype: str = "float32"  # of the base weights; the low-rank branch is trained, so it is always float32
     lora_rank: int = 0  # 0: no branch
+    lora_scaling: float = 1.0  # factor of the branch
     lora_dropout: float = 0.0  # on the input of the branch
 
     def __post_init__(self):
         if self.lora_rank < 0:
             raise ValueError(f"lora_rank: expected 0 (no LoRA) or more, got {self.lora_rank}")
+        if not math.isfinite(self.lora_scaling):
+            raise ValueError(f"lora_scaling: expected a finite factor, got {self.lora_scaling}")
         if not 0.0 <= self.lora_dropout < 1.0:
             raise ValueError(f"lora_dropout: expected a rate in [0, 1), got {self.lora_dropout}")
 
 
-def lora_scaling(rank: int) -> float:
-    """The factor alpha / rank of the branch, with alpha = min(rank, 16) as in OpenVLA's fine-tuning."""
-    return min(rank, MAX_ALPHA) / rank
+def openvla_scaling(rank: int) -> float:
+    """The factor alpha / rank of a new branch, with alpha = min(rank, 16) as in OpenVLA's fine-tuning."""
+    return min(rank, 16) / rank
 
 
 class LoRADense(nn.Module):
-    """y = x W + b + (alpha / r) · dropout(x) A B (Hu et al. 2021, arXiv:2106.09685).
+    """y = x W + b + scaling · dropout(x) A B, scaling = alpha / r (Hu et al. 2021, arXiv:2106.09685).
 
     A is drawn from a normal of standard deviation 1/r and B is zero, so a new branch changes no output bit.
     Collections: `params` {kernel [in out], bias [out]}; `lora` {a [in r], b [r out]} when the rank is positive.
@@ -70,7 +73,7 @@ class LoRADense(nn.Module):
         a = self.variable(LORA, "a", lambda: gaussian(self.make_rng("params"), (x.shape[-1], rank), jnp.float32))
         b = self.variable(LORA, "b", lambda: jnp.zeros((rank, self.features), jnp.float32))
         x = nn.Dropout(self.linear.lora_dropout)(x, deterministic=deterministic)
-        return (x @ a.value.astype(x.dtype)) @ b.value.astype(x.dtype) * lora_scaling(rank)
+        return (x @ a.value.astype(x.dtype)) @ b.value.astype(x.dtype) * self.linear.lora_scaling
 
 
 def stack_layers(layer: type[nn.Module], length: int, remat: bool) -> Any:

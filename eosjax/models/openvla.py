@@ -44,6 +44,7 @@ class VLAConfig:
     param_dtype: str = "float32"  # of the base weights
     remat: bool = False  # keep only the input of each layer for the backward pass
     lora_rank: int = 0  # 0: no LoRA
+    lora_scaling: float = 1.0  # factor of the low-rank branches, alpha / rank
     lora_dropout: float = 0.0
 
     def __post_init__(self):
@@ -69,7 +70,7 @@ class VLAConfig:
     @property
     def linear(self) -> LinearConfig:
         """The settings that all linear layers of the base model share."""
-        return LinearConfig(self.dtype, self.param_dtype, self.lora_rank, self.lora_dropout)
+        return LinearConfig(self.dtype, self.param_dtype, self.lora_rank, self.lora_scaling, self.lora_dropout)
 
     @property
     def vision_linear(self) -> LinearConfig:

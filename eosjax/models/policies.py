@@ -198,7 +198,8 @@ class TokenPolicy(Policy):
         """The cross-entropy of the tokens of the valid slots and of the stop token."""
         hidden, logits = self._call(params, *seen, deterministic=False, rngs={"dropout": dropout_key}, method="token_logits")
         vocab = self.vla.config.action_vocab
-        total, count = losses.token_cross_entropy(logits, *action_tokens.make_targets(actions, valid, vocab))
+        stop_ids = seen[1][:, -1]
+        total, count = losses.token_cross_entropy(logits, *action_tokens.make_targets(actions, valid, stop_ids, vocab))
         errors = action_tokens.token_errors(logits, actions, valid, vocab)
         values = [part(errors_of) for part in (lambda x: x[0], lambda x: jnp.sum(x[1:])) for errors_of in errors]
         return ActionLoss(hidden, {"action_sum": total, "action_count": count, **dict(zip(self.extra_sums, values, strict=True))})

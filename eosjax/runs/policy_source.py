@@ -9,7 +9,9 @@ from typing import NamedTuple
 from eosjax.config import DEMO_MODEL, ConfigError, TrainConfig
 from eosjax.data.samples.tokens import PromptTokenizer, demo_tokenizer, load_tokenizer
 from eosjax.data.specs import DatasetSpec
+from eosjax.models.hf.adapter_config import AdapterConfig
 from eosjax.models.hf.pretrained import Pretrained
+from eosjax.models.lora import openvla_scaling
 from eosjax.models.openvla import VLAConfig, demo_config, with_action_tokens
 
 
@@ -32,7 +34,13 @@ class PolicySource(NamedTuple):
             tokenizer = demo_tokenizer()
             return cls(None, tokenizer, tokenizer.tokenizer.to_str(pretty=True).encode())
         pretrained = Pretrained.open(config.vla_path, config.vla_revision)
-        return cls(pretrained, load_tokenizer(pretrained.tokenizer_file), Path(pretrained.tokenizer_file).read_bytes())
+        tokenizer = load_tokenizer(pretrained.tokenizer_file)
+        if config.predicts_tokens and tokenizer.text_vocab_size != pretrained.action_vocabulary:
+            raise ConfigError(
+                f"{pretrained.tokenizer_file}: expected as many ids of text as config.json gives actions as tokens, vocab_size less "
+                f"pad_to_multiple_of = {pretrained.action_vocabulary}; got {tokenizer.text_vocab_size}"
+            )
+        return cls(pretrained, tokenizer, Path(pretrained.tokenizer_file).read_bytes())
 
     def vla_config(self, config: TrainConfig, spec: DatasetSpec) -> VLAConfig:
         """The shape and dtypes of the policy that the flags and the dataset ask for."""
@@ -44,6 +52,7 @@ class PolicySource(NamedTuple):
             "param_dtype": config.compute_dtype if config.use_lora else "float32",
             "remat": config.remat,
             "lora_rank": config.lora_rank if config.use_lora else 0,
+            "lora_scaling": _lora_scaling(config) if config.use_lora else 1.0,
             "lora_dropout": config.lora_dropout,
             "diffusion": config.use_diffusion,
             "diffusion_train_steps": config.num_diffusion_steps_train,
@@ -57,6 +66,15 @@ class PolicySource(NamedTuple):
             shape = self.pretrained.vla_config(config.encoder_heads, **wanted)
         if self.tokenizer.vocab_size > shape.llama.vocab_size:
             raise ConfigError(
-                f"the tokenizer at {config.vla_path} has {self.tokenizer.vocab_size} tokens, but the model embeds {shape.llama.vocab_size}"
+                f"the tokenizer at {config.vla_path} has {self.tokenizer.vocab_size} ids, but the model embeds {shape.llama.vocab_size}"
             )
-        return with_action_tokens(shape, self.tokenizer.text_vocab_size) if config.predicts_tokens else shape
+        if not config.predicts_tokens:
+            return shape
+        return with_action_tokens(shape, self.pretrained.action_vocabulary if self.pretrained else self.tokenizer.text_vocab_size)
+
+
+def _lora_scaling(config: TrainConfig) -> float:
+    """The scale of the low-rank branches: that of the adapter that the run starts from, or OpenVLA's."""
+    if config.lora_adapter_path is None:
+        return openvla_scaling(config.lora_rank)
+    return AdapterConfig.read(config.lora_adapter_path).scaling

@@ -25,7 +25,8 @@ from eosjax.ends.calibration import exact_calibration
 from eosjax.ends.measure import DEPLOYED
 from eosjax.ends.operating_points import OperatingPoint, choose, selection
 from eosjax.ends.protocols import ChunkedEpisode
-from eosjax.models.hf.pretrained import PARTS, Pretrained, load_adapter
+from eosjax.models.hf.adapter import load_adapter
+from eosjax.models.hf.pretrained import FILM, Pretrained
 from eosjax.models.parts import base_parts, init_params, split_params
 from eosjax.models.policies import Params
 from eosjax.runs.checkpoint import Checkpoints, fetch_fingerprints
@@ -189,17 +190,22 @@ class _Trainer:
         base, report = pretrained.load_base(config, lambda array: jax.device_put(array, self.parallel.replicated))
         self.console.line(f"base weights of {pretrained.folder}: {report}")
         loaded = base_parts(base, config)
-        for part in PARTS:
-            if part in fresh and (found := pretrained.load_part(part, config, fresh[part])):
-                loaded[part], path = found
+        parts = pretrained.part_files(fresh)
+        for part, path in parts.of.items():
+            if part != FILM:
+                loaded[part] = pretrained.load_part(path, part, config, fresh[part])
                 self.console.line(f"{part} from {path.name}")
+        for path in parts.aside:
+            self.console.line(f"note: {path.name} is not read: the policy that the flags describe has no such part")
         adapter = self.config.lora_adapter_path
         if adapter is not None:
-            loaded["lora"] = load_adapter(adapter, config)
-            self.console.line(f"adapters from {adapter}")
-        if "film" in fresh and (found := pretrained.load_film(config, base, merged=adapter is None)):
-            loaded["film"], path = found
-            self.console.line(f"film from {path.name}")
+            loaded["lora"], notes = load_adapter(adapter, config, pretrained.tensors)
+            self.console.line(f"adapters from {adapter}, scale {config.lora_scaling:g}")
+            for note in notes:
+                self.console.line(f"note: {note}")
+        if FILM in parts.of:
+            loaded[FILM] = pretrained.load_film(parts.of[FILM], config, base, merged=adapter is None)
+            self.console.line(f"film from {parts.of[FILM].name}")
         return loaded
 
     def _restore(self) -> int:

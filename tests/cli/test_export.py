@@ -13,7 +13,8 @@ from eosjax.config import TrainConfig
 from eosjax.data.stats import stats_to_json
 from eosjax.models.heads import ActionHead, EosHead
 from eosjax.models.hf import files
-from eosjax.models.hf.pretrained import PARTS, Pretrained
+from eosjax.models.hf.part_files import PARTS, read_part
+from eosjax.models.hf.pretrained import Pretrained
 from eosjax.models.hf.weights import WeightsError
 from eosjax.models.openvla import OpenVLA
 from eosjax.models.policies import vla_variables
@@ -140,8 +141,10 @@ def test_every_form_has_heads_statistics_and_calibration(export, loaded, form):
     folder = export(form)
     names = {f"{part}--20_checkpoint.safetensors" for part in ("action_head", "eos_head")}
     assert {path.name for path in folder.glob("*checkpoint*")} == names
-    for part in ("action_head", "eos_head"):
-        chex.assert_trees_all_equal(Pretrained(folder).load_part(part, loaded.vla_config, loaded.params[part])[0], loaded.params[part])
+    files_of = Pretrained(folder).part_files(["action_head", "eos_head"]).of
+    assert files_of.keys() == {"action_head", "eos_head"}
+    for part, path in files_of.items():
+        chex.assert_trees_all_equal(Pretrained(folder).load_part(path, part, loaded.vla_config, loaded.params[part]), loaded.params[part])
     recorded = loaded.record.run.dataset()
     assert json.loads((folder / "dataset_statistics.json").read_text()) == stats_to_json({"tiny": recorded.statistics})
     eos = json.loads((folder / "eos_calibration.json").read_text())
@@ -168,9 +171,10 @@ def test_the_merged_folder_is_a_checkpoint_to_train_from(export, saved, loaded):
     assert 5 < len(list(folder.glob("model-*.safetensors"))) < len(merged.tensors)
     untouched = "vision_backbone.featurizer.blocks.2.norm1.weight"
     np.testing.assert_array_equal(merged.tensors[untouched], base.tensors[untouched])
-    for part in PARTS:
-        found = merged.load_part(part, loaded.vla_config, loaded.params.get(part, {}))
-        assert found is None or found[1].name.startswith(f"{part}--20_")
+    assert {path.name for path in merged.part_files(PARTS).of.values()} == {
+        "action_head--20_checkpoint.safetensors",
+        "eos_head--20_checkpoint.safetensors",
+    }
 
 
 def test_weights_that_were_trained_whole_take_the_place_of_the_base(export, tmp_path, run):
@@ -196,16 +200,19 @@ def test_a_diffusion_policy_with_film(export, diffusion_with_film, form):
     """Its parts come back from their files, as do the FiLM layers: on a base with the branches merged in, or on the old one."""
     saved, folder = diffusion_with_film, export(form, folder=diffusion_with_film.folder)
     config, checkpoint = load_run(saved.folder, with_base=False).vla_config, Pretrained(folder)
-    for part in ("action_head", "noisy_action_projector", "proprio_projector"):
-        chex.assert_trees_all_equal(checkpoint.load_part(part, config, saved.params[part])[0], saved.params[part])
-    assert all(name.startswith("module.noise_predictor") for name in files.read_part(folder / "action_head--10_checkpoint.safetensors"))
+    paths = checkpoint.part_files([*saved.params]).of
+    assert paths.keys() == {"action_head", "noisy_action_projector", "proprio_projector", "film", "eos_head"}
+    for part, path in paths.items():
+        if part != "film":
+            chex.assert_trees_all_equal(checkpoint.load_part(path, part, config, saved.params[part]), saved.params[part])
+    assert all(name.startswith("module.noise_predictor") for name in read_part(folder / "action_head--10_checkpoint.safetensors"))
     merged = form == "merged"
     base = checkpoint.load_base(config, np.asarray)[0] if merged else saved.params["vla"]
-    layers, path = checkpoint.load_film(config, base, merged=merged)
+    assert paths["film"].name == "vision_backbone--10_checkpoint.safetensors"
+    layers = checkpoint.load_film(paths["film"], config, base, merged=merged)
     chex.assert_trees_all_equal(layers, saved.params["film"])
-    assert path.name == "vision_backbone--10_checkpoint.safetensors"
     with pytest.raises(WeightsError, match="FiLM vision backbone: .* is not that of the base weights"):
-        checkpoint.load_film(config, base, merged=not merged)
+        checkpoint.load_film(paths["film"], config, base, merged=not merged)
 
 
 def test_encoders_that_were_left_alone(export, tmp_path):

@@ -101,8 +101,12 @@ def expand(small: Path, out: Path) -> None:
     """Writes a small form in the layout of a recording to a new folder: with files of safetensors, and a vocabulary of full size."""
     shutil.copytree(small / "data", out / "data")
     shutil.copytree(small / MODEL, out / MODEL)
-    for path in (out / MODEL / "checkpoint" / "model.npz", out / MODEL / "lora_adapter" / "adapter_model.npz"):
-        save_file(_whole_tensors(path), path.with_suffix(".safetensors"), metadata={"format": "pt"})
+    base, adapter = out / MODEL / "checkpoint" / "model.npz", out / MODEL / "lora_adapter" / "adapter_model.npz"
+    tensors = {path: _whole_tensors(path) for path in (base, adapter)}
+    # PEFT stored the output layer of the base beside its branch; a reader must find the same in both files.
+    tensors[adapter]["base_model.model.language_model.lm_head.base_layer.weight"] = tensors[base][OUTPUT]
+    for path, arrays in tensors.items():
+        save_file(arrays, path.with_suffix(".safetensors"), metadata={"format": "pt"})
         path.unlink()
     path = out / MODEL / "checkpoint" / "tokenizer.json"
     tokenizer = json.loads(path.read_text(encoding="utf-8"))

@@ -70,9 +70,9 @@ def test_every_id_decodes_as_on_the_host():
 
 def test_targets_are_the_action_tokens_and_the_stop_token(batch):
     _, actions, valid = batch
-    targets = action_tokens.make_targets(actions, valid, VOCAB)
+    targets = action_tokens.make_targets(actions, valid, np.array([2, 2, 7]), VOCAB)
     np.testing.assert_array_equal(targets.ids[:, :-1].reshape(actions.shape), ActionTokenizer(VOCAB).encode(actions))
-    np.testing.assert_array_equal(targets.ids[:, -1], [2, 2, 2])
+    np.testing.assert_array_equal(targets.ids[:, -1], [2, 2, 7])
     np.testing.assert_array_equal(targets.weights, [[1] * 7, [1, 1, 1, 0, 0, 0, 1], [0] * 7])
 
 
@@ -128,7 +128,7 @@ def test_loss_and_metrics_are_those_of_the_original(batch):
     torch = pytest.importorskip("torch", reason="torch is not installed (extra `parity`)")
     logits, actions, _ = batch
     inserted, prompts = 4, (3, 6, 5)  # tokens of each prompt, BOS and the empty token included
-    targets = action_tokens.make_targets(actions, np.ones((3, CHUNK), bool), VOCAB)
+    targets = action_tokens.make_targets(actions, np.ones((3, CHUNK), bool), np.full(3, 2), VOCAB)
     rng = np.random.default_rng(1)
     everywhere = rng.standard_normal((3, inserted + max(prompts) + LENGTH, ROWS)).astype(np.float32)
     labels = np.full((3, max(prompts) + LENGTH), -100)

@@ -9,6 +9,8 @@ import pytest
 
 from eosjax.models.film import ENCODERS, FiLM, join_film, mean_words, split_film
 from eosjax.models.hf import film, weights
+from eosjax.models.hf.adapter import export_adapter, import_adapter, target_modules
+from eosjax.models.hf.adapter_config import AdapterConfig
 from eosjax.models.openvla import OpenVLA
 
 NEEDS_TORCH = "torch is not installed (extra `parity`)"
@@ -138,12 +140,18 @@ def test_base_checkpoint_and_adapter_with_film(config):
     everything = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), shapes)
     names = {name for name, _ in weights.export_weights(everything["params"], config)}
     assert names == {name for name, _ in weights.export_weights(everything["params"], dataclasses.replace(config, film=False))}
-    adapter = dict(weights.export_adapter(everything["lora"] | variables["lora"], config))
+    adapter = dict(export_adapter(everything["lora"] | variables["lora"], config))
     name = "base_model.model.vision_backbone.vision_backbone.fused_featurizer.blocks.1.block.mlp.fc2.lora_A.weight"
     assert adapter[name].shape == (2, 16)
     assert "base_model.model.language_model.model.layers.0.mlp.up_proj.lora_B.weight" in adapter
     unused = name.replace("blocks.1", "blocks.2")
-    chex.assert_trees_all_equal(weights.import_adapter(adapter | {unused: adapter[name]}, config), everything["lora"] | variables["lora"])
+    settings = AdapterConfig.from_json({"peft_type": "LORA", "r": 2, "lora_alpha": 2, "target_modules": target_modules(config)})
+    back = import_adapter(adapter | {unused: adapter[name]}, config, settings)
+    chex.assert_trees_all_equal(back.lora, everything["lora"] | variables["lora"])
+    assert back.notes == []
+    del adapter[name], adapter[name.replace("lora_A", "lora_B")]
+    with pytest.raises(weights.WeightsError, match=r"not in the checkpoint \(2\):\n  base_model.*vision_backbone.vision_backbone.fused"):
+        import_adapter(adapter, config, settings)
 
 
 def torch_backbone(torch, config):

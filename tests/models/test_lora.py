@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from eosjax.models.lora import LinearConfig, LoRADense, stack_layers
+from eosjax.models.lora import LinearConfig, LoRADense, openvla_scaling, stack_layers
 
 X = np.random.default_rng(0).standard_normal((3, 6)).astype(np.float32)
 
@@ -43,9 +43,9 @@ def test_fresh_branch_changes_no_bit(dtype):
     chex.assert_trees_all_equal(adapted.apply(both, X, False, rngs={"dropout": jax.random.key(1)}), expected)
 
 
-@pytest.mark.parametrize(("rank", "scaling"), [(1, 1.0), (4, 1.0), (16, 1.0), (32, 0.5)])
+@pytest.mark.parametrize(("rank", "scaling"), [(1, 1.0), (4, 2.5), (32, 0.5)])
 def test_branch_against_numpy(rank, scaling):
-    layer = LoRADense(5, LinearConfig(lora_rank=rank))
+    layer = LoRADense(5, LinearConfig(lora_rank=rank, lora_scaling=scaling))
     variables = randomised(layer.init(jax.random.key(0), X))
     base, branch = variables["params"], variables["lora"]
     chex.assert_shape([branch["a"], branch["b"]], [(6, rank), (rank, 5)])
@@ -118,7 +118,11 @@ def test_dropout_in_a_stack_with_remat_follows_its_key():
     assert not np.allclose(first, other)
 
 
-@pytest.mark.parametrize("bad", [{"lora_rank": -1}, {"lora_dropout": 1.0}, {"lora_dropout": -0.1}])
+def test_the_scale_of_a_new_branch_is_that_of_openvla():
+    assert [openvla_scaling(rank) for rank in (1, 16, 20, 32)] == [1, 1, 0.8, 0.5]
+
+
+@pytest.mark.parametrize("bad", [{"lora_rank": -1}, {"lora_scaling": float("nan")}, {"lora_dropout": 1.0}, {"lora_dropout": -0.1}])
 def test_refuses_impossible_settings(bad):
     with pytest.raises(ValueError, match=next(iter(bad))):
         LinearConfig(**bad)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from eosjax.models.hf import weights
-from eosjax.models.hf.export import target_modules
+from eosjax.models.hf.adapter import export_adapter, import_adapter, target_modules
+from eosjax.models.hf.adapter_config import AdapterConfig
 from eosjax.models.lora import LinearConfig, LoRADense
 from eosjax.models.openvla import OpenVLA
 from tests.parity.conftest import FORWARD, POLICY, QUICK, check_forward, check_gradients, random_params
@@ -19,6 +20,8 @@ pytest.importorskip("transformers", reason="transformers is not installed (extra
 
 from tests.parity.torch_openvla import TorchOpenVLA, load  # noqa: E402
 
+SETTINGS = AdapterConfig.from_json({"peft_type": "LORA", "r": 4, "lora_alpha": 4, "target_modules": ".*"})
+
 
 def randomise(model, rng):
     """Fills the branches of a PEFT model; a fresh one changes nothing."""
@@ -27,10 +30,12 @@ def randomise(model, rng):
             parameter.data = torch.tensor(0.2 * rng.standard_normal(parameter.shape), dtype=torch.float32)
 
 
-@pytest.mark.parametrize("rank", [4, 32])
-def test_a_linear_layer(rank, rng):
+@pytest.mark.parametrize(("rank", "rank_stabilised"), [(4, False), (32, True)])
+def test_a_linear_layer(rank, rank_stabilised, rng):
     linear = torch.nn.Sequential(torch.nn.Linear(6, 5))
-    model = peft.get_peft_model(linear, peft.LoraConfig(r=rank, lora_alpha=min(rank, 16), target_modules=["0"]))
+    settings = peft.LoraConfig(r=rank, lora_alpha=7, use_rslora=rank_stabilised, target_modules=["0"])
+    model = peft.get_peft_model(linear, settings)
+    scaling = AdapterConfig.from_json(settings.to_dict() | {"peft_type": "LORA", "target_modules": ["0"]}).scaling
     randomise(model, rng)
     branch = {name: array.numpy() for name, array in peft.get_peft_model_state_dict(model).items()}
     x = rng.standard_normal((3, 6)).astype(np.float32)
@@ -40,7 +45,7 @@ def test_a_linear_layer(rank, rng):
         "lora": {"a": branch["base_model.model.0.lora_A.weight"].T, "b": branch["base_model.model.0.lora_B.weight"].T},
     }
     theirs = model(torch.tensor(x))
-    check_forward(LoRADense(5, LinearConfig(lora_rank=rank)).apply(variables, x), theirs)
+    check_forward(LoRADense(5, LinearConfig(lora_rank=rank, lora_scaling=scaling)).apply(variables, x), theirs)
     plain = LoRADense(5, LinearConfig()).apply({"params": variables["params"]}, x)
     assert np.abs(plain - theirs.detach().numpy()).max() > 1000 * FORWARD
 
@@ -88,7 +93,7 @@ def adapter(model):
 
 def test_an_adapter_of_peft(config, model, inputs):
     params, model = model
-    lora = weights.import_adapter(adapter(model), config)
+    lora = import_adapter(adapter(model), config, SETTINGS).lora
     check_forward(run(config, params, lora, *inputs), run_torch(model, *inputs))
     without = run(config, params, jax.tree.map(jnp.zeros_like, lora), *inputs)
     with model.disable_adapter():
@@ -99,7 +104,7 @@ def test_an_adapter_of_peft(config, model, inputs):
 def test_an_adapter_for_peft(config, model, inputs, rng):
     params, model = model
     lora = jax.tree.map(lambda leaf: (0.2 * rng.standard_normal(leaf.shape)).astype(np.float32), weights.abstract_variables(config)["lora"])
-    tensors = {name: torch.tensor(array) for name, array in weights.export_adapter(lora, config)}
+    tensors = {name: torch.tensor(array) for name, array in export_adapter(lora, config)}
     assert tensors.keys() == adapter(model).keys()
     assert not peft.set_peft_model_state_dict(model, tensors).unexpected_keys
     check_forward(run(config, params, lora, *inputs), run_torch(model, *inputs))
@@ -107,8 +112,8 @@ def test_an_adapter_for_peft(config, model, inputs, rng):
 
 def test_gradients(config, model, inputs):
     params, model = model
-    lora = weights.import_adapter(adapter(model), config)
+    lora = import_adapter(adapter(model), config, SETTINGS).lora
     run_torch(model, *inputs).sin().sum().backward()
     theirs = {name.replace(".default.", "."): leaf.grad.numpy() for name, leaf in model.named_parameters() if leaf.requires_grad}
     gradient = jax.jit(jax.grad(lambda lora: jnp.sin(forward(config, params, lora, *inputs)).sum()), compiler_options=QUICK)
-    check_gradients(dict(weights.export_adapter(gradient(lora), config)), theirs)
+    check_gradients(dict(export_adapter(gradient(lora), config)), theirs)

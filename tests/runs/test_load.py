@@ -171,5 +171,5 @@ def test_a_checkpoint_under_another_number_is_refused(copied):
 
 def test_a_checkpoint_of_the_old_form_is_named(copied):
     (copied / configs.CHECKPOINTS / "20" / "record" / "metadata").write_text('{"samples": 160, "operating_point": null}')
-    with pytest.raises(CheckpointError, match="20: written by another version of eosjax: expected a record of version 1, got none"):
+    with pytest.raises(CheckpointError, match="20: written by another version of eosjax: expected a record of version 2, got none"):
         load_run(copied, "newest")

@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 import tokenizers
 
+from eosjax.types import UserError
+
 PLACEHOLDER_ID = 1  # embedded as zero by the model; the id is the one that the original uses at inference
 
 # Ways to ask for an action, drawn at random in training when `rephrase` is on.
@@ -65,6 +67,10 @@ def wordings(instruction: str, rephrase: bool) -> list[str]:
     return [evaluation_prompt(instruction), *rephrased]
 
 
+class TokenizerError(UserError):
+    """A file that is no tokenizer of a policy."""
+
+
 @dataclasses.dataclass(frozen=True)
 class PromptForm:
     """How an instruction becomes a prompt; `{instruction}` stands for it."""
@@ -91,13 +97,17 @@ class PromptTokenizer:
 
     @property
     def vocab_size(self) -> int:
-        """Number of ids, added tokens included."""
-        return self.tokenizer.get_vocab_size(with_added_tokens=True)
+        """Number of ids: one more than the largest, added tokens included."""
+        return 1 + max(self.tokenizer.get_vocab(with_added_tokens=True).values())
 
     @property
     def text_vocab_size(self) -> int:
-        """Number of ids without added tokens: the last ones stand for actions where actions are tokens."""
-        return self.tokenizer.get_vocab_size(with_added_tokens=False)
+        """Number of ids up to the last one of text: the last ones stand for actions where actions are tokens.
+
+        `<PAD>` and other added tokens behind the text do not count, whether the file has them within its vocabulary or beside it.
+        """
+        added = self.tokenizer.get_added_tokens_decoder().keys() | {self.pad_id}
+        return 1 + max(set(self.tokenizer.get_vocab(with_added_tokens=True).values()) - added, default=-1)
 
     def encode(self, prompts: Sequence[str], length: int, num_placeholders: int) -> tuple[np.ndarray, np.ndarray]:
         """Token ids and mask of n prompts in the static layout.
@@ -150,12 +160,14 @@ def load_tokenizer(path: str | Path) -> PromptTokenizer:
     """The tokenizer of a Hugging Face `tokenizer.json` with the Llama special tokens and OpenVLA's `<PAD>`.
 
     Raises:
-        ValueError: unreadable file, or one of the tokens is missing; names the file.
+        TokenizerError: unreadable file, or one of the tokens is missing; names the file.
     """
     try:
         tokenizer = tokenizers.Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises bare Exception
-        raise ValueError(f"{path}: expected a tokenizer.json of Hugging Face tokenizers: {error}") from error
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # the library raises bare Exception, and panics that are no Exception
+        raise TokenizerError(f"{path}: expected a tokenizer.json of Hugging Face tokenizers: {str(error)[:200]}") from error
     return _prompt_tokenizer(tokenizer, str(path), bos="<s>", stop="</s>", pad="<PAD>", empty="▁")
 
 
@@ -182,5 +194,5 @@ def _prompt_tokenizer(tokenizer: tokenizers.Tokenizer, source: str, **tokens: st
     vocabulary = tokenizer.get_vocab(with_added_tokens=True)
     missing = [token for token in tokens.values() if token not in vocabulary]
     if missing:
-        raise ValueError(f"{source}: expected the tokens {', '.join(tokens.values())}; missing: {', '.join(missing)}")
+        raise TokenizerError(f"{source}: expected the tokens {', '.join(tokens.values())}; missing: {', '.join(missing)}")
     return PromptTokenizer(tokenizer, **{f"{role}_id": vocabulary[token] for role, token in tokens.items()})

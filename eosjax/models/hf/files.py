@@ -1,119 +1,113 @@
-"""Files of a checkpoint: a folder in the Hugging Face layout, on disk or from the hub, read tensor by tensor."""
+"""Files of a checkpoint in the Hugging Face layout: JSON objects, and tensors that are read one by one."""
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes  # noqa: F401  # registers bfloat16 with NumPy, for safetensors
+import ml_dtypes
 import numpy as np
 import safetensors
 
+from eosjax.fields import show
 from eosjax.models.hf.weights import WeightsError
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+METADATA = {"format": "pt"}  # of a file of safetensors; transformers refuses files that do not say so
 # What stands beside the weights: configuration, tokenizer, preprocessor, and the code that PyTorch loads them with. It is never run here.
 SIDE_FILES = ("*.json", "*.txt", "*.jinja", "*.model", "*.py")
-_HUB_FILES = [*SIDE_FILES, "*.safetensors", "*_checkpoint.pt", "lora_adapter/*"]
-_HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
-
-
-def local_folder(vla_path: str, revision: str | None = None) -> Path | None:
-    """The folder that `vla_path` names; None if there is none, so that it can only be a name on the hub.
-
-    Raises:
-        WeightsError: a file, or a folder with a revision.
-    """
-    folder = Path(vla_path).expanduser()
-    if folder.is_dir():
-        if revision is not None:
-            raise WeightsError(f"--vla_revision {revision}: --vla_path {vla_path} is a folder, and only the hub has revisions")
-        return folder
-    if folder.exists():
-        raise WeightsError(f"--vla_path {vla_path}: expected a folder with config.json, got a file")
-    return None
-
-
-def find_checkpoint(vla_path: str, revision: str | None = None) -> tuple[Path, str | None]:
-    """The folder of a checkpoint: `vla_path` itself, or a copy of the hub's repository `owner/name` in huggingface_hub's cache.
-
-    Args:
-        vla_path: folder or name.
-        revision: branch, tag or commit on the hub; None for the newest commit of its main branch.
-
-    Returns:
-        The folder, and the commit on the hub (None for a folder of one's own).
-
-    Raises:
-        WeightsError: there is neither such a folder nor such a repository, or the hub cannot be reached.
-    """
-    folder = local_folder(vla_path, revision)
-    if folder is not None:
-        return folder, None
-    if not _HUB_NAME.fullmatch(vla_path):
-        raise WeightsError(f"--vla_path {vla_path}: no such folder, and no name of the form owner/name on the Hugging Face hub")
-    import huggingface_hub  # slow to import, and needed for names only
-    from huggingface_hub import errors
-
-    try:
-        snapshot = Path(huggingface_hub.snapshot_download(vla_path, revision=revision, allow_patterns=_HUB_FILES))
-        return snapshot, snapshot.name  # the cache names the folder of a snapshot after its commit
-    except errors.GatedRepoError as error:
-        raise WeightsError(f"--vla_path {vla_path}: restricted; accept its terms on the hub and run `hf auth login`") from error
-    except errors.RevisionNotFoundError as error:
-        raise WeightsError(f"--vla_revision {revision}: {vla_path} has no such branch, tag or commit on the hub") from error
-    except errors.RepositoryNotFoundError as error:
-        raise WeightsError(f"--vla_path {vla_path}: no such folder, and no repository on the hub that you may see") from error
-    except (errors.LocalEntryNotFoundError, errors.HfHubHTTPError, OSError) as error:
-        raise WeightsError(
-            f"--vla_path {vla_path}: no such folder, not in the cache, and the hub cannot be reached ({_first_line(error)})"
-        ) from error
+FLOATS = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}  # safetensors' names
+_LARGEST_JSON = 1 << 28  # bytes
+_LFS_POINTER = b"version https://git-lfs"
 
 
 def read_json(folder: Path, name: str) -> dict[str, Any]:
-    """The object in a JSON file of a checkpoint; `WeightsError` when the file is missing or no JSON object."""
+    """The object in a JSON file of a checkpoint; `WeightsError` when the file is missing, too large or no JSON object."""
     path = folder / name
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise WeightsError(f"{path}: no such file; expected a checkpoint in the Hugging Face layout") from error
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"{path}: not JSON: {error}") from error
+        content = json.loads(read_text(path))
+    except (ValueError, RecursionError) as error:
+        raise WeightsError(f"{path}: not JSON: {first_line(error)}") from error
     if not isinstance(content, dict):
-        raise WeightsError(f"{path}: expected an object, got {content!r:.60}")
+        raise WeightsError(f"{path}: expected an object, got {show(content)}")
     return content
+
+
+def read_text(path: Path) -> str:
+    """A text file of a checkpoint; `WeightsError` when it is missing, no UTF-8, or of a size that no such file has."""
+    check_file(path)
+    try:
+        if (size := path.stat().st_size) > _LARGEST_JSON:
+            raise WeightsError(f"{path}: expected at most {_LARGEST_JSON:,} bytes, got {size:,}")
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise WeightsError(f"{path}: cannot be read: {first_line(error)}") from error
+
+
+def check_file(path: Path) -> None:
+    """Raises `WeightsError` unless the file is there, and not as the pointer that git leaves without git-lfs."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(len(_LFS_POINTER))
+    except FileNotFoundError as error:
+        raise WeightsError(f"{path}: no such file; expected a checkpoint in the Hugging Face layout, downloaded completely") from error
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"{path}: cannot be read: {first_line(error)}") from error
+    if start == _LFS_POINTER:
+        raise WeightsError(
+            f"{path}: a pointer of git-lfs, without the file itself; run `git lfs pull` there, or download with `hf download`"
+        )
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes an object as indented JSON."""
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 class Tensors(Mapping[str, np.ndarray]):
     """Tensors of safetensors files as a mapping; each is read when it is asked for, and nothing is kept or mapped in between."""
 
-    def __init__(self, file_of: Mapping[str, Path]):
-        """`file_of`: the file of each tensor. Reads the headers; `WeightsError` when one is missing, damaged or lacks a tensor."""
-        self._file_of = dict(file_of)
+    def __init__(self, file_of: Mapping[str, Path], stored: Mapping[str, str] | None = None):
+        """Reads the headers.
+
+        Args:
+            file_of: the file of each tensor.
+            stored: the names of tensors that are called otherwise in their file.
+
+        Raises:
+            WeightsError: a file is missing, damaged or lacks a tensor.
+        """
+        self.file_of, self._stored = dict(file_of), dict(stored or {})
         self.shapes: dict[str, tuple[int, ...]] = {}
-        for path in sorted(set(self._file_of.values())):
-            names = [name for name, file in self._file_of.items() if file == path]
+        self.dtypes: dict[str, str] = {}  # safetensors' names
+        in_file: dict[Path, list[str]] = {}
+        for name, path in self.file_of.items():
+            in_file.setdefault(path, []).append(name)
+        for path, names in sorted(in_file.items()):
             with _opened(path) as file:
-                lacking = sorted(set(names) - set(file.keys()))
+                lacking = sorted({self.stored_name(name) for name in names} - set(file.keys()))
                 if lacking:
                     raise WeightsError(f"{path}: the index puts {lacking[0]} here ({len(lacking)} such tensors), but the file lacks it")
-                self.shapes |= {name: tuple(file.get_slice(name).get_shape()) for name in names}
+                for name in names:
+                    header = file.get_slice(self.stored_name(name))
+                    self.shapes[name], self.dtypes[name] = tuple(header.get_shape()), str(header.get_dtype())
 
     @classmethod
     def of_folder(cls, folder: Path) -> Tensors:
         """The weights of a checkpoint: the shards of its index, or its one file."""
         if (folder / INDEX).is_file():
-            index = read_json(folder, INDEX).get("weight_map")
-            if not isinstance(index, dict) or not index:
-                raise WeightsError(f"{folder / INDEX}: expected a weight_map")
-            return cls({name: folder / file for name, file in index.items()})
+            return cls(_shards(folder))
         if (folder / SINGLE).is_file():
             return cls.of_file(folder / SINGLE)
-        raise WeightsError(f"{folder}: expected {SINGLE} or {INDEX} with its shards; found {_found(folder)}")
+        remedy = ""
+        if any(folder.glob("pytorch_model*.bin")):
+            remedy = (
+                "; weights in pickles, which could run code, are not read: load them with transformers and save them anew (save_pretrained)"
+            )
+        raise WeightsError(f"{folder}: expected {SINGLE} or {INDEX} with its shards; found {_found(folder)}{remedy}")
 
     @classmethod
     def of_file(cls, path: Path) -> Tensors:
@@ -121,62 +115,113 @@ class Tensors(Mapping[str, np.ndarray]):
         with _opened(path) as file:
             return cls(dict.fromkeys(file.keys(), path))
 
+    def renamed(self, stored: Mapping[str, str]) -> Tensors:
+        """The same tensors, some under other names: new name -> name so far. The name so far goes."""
+        file_of = {name: path for name, path in self.file_of.items() if name not in stored.values()}
+        return Tensors(
+            file_of | {name: self.file_of[old] for name, old in stored.items()},
+            self._stored | {name: self.stored_name(old) for name, old in stored.items()},
+        )
+
+    def shared(self, name: str, with_name: str) -> Tensors:
+        """The same tensors, and one of them once more under another name."""
+        return Tensors(self.file_of | {name: self.file_of[with_name]}, self._stored | {name: self.stored_name(with_name)})
+
+    def stored_name(self, name: str) -> str:
+        """The name of a tensor in its file."""
+        return self._stored.get(name, name)
+
     @property
     def largest_file(self) -> int:
         """Bytes of the largest file."""
-        return max(path.stat().st_size for path in set(self._file_of.values()))
+        return max(path.stat().st_size for path in set(self.file_of.values()))
 
     def __getitem__(self, name: str) -> np.ndarray:
         # Opened anew each time: the library maps the file, and pages of a mapping that lives on count as this process' memory.
-        with _opened(self._file_of[name]) as file:
-            return file.get_tensor(name)
+        path = self.file_of[name]
+        with _opened(path) as file:
+            try:
+                return file.get_tensor(self.stored_name(name))
+            except Exception as error:  # types that NumPy lacks raise several kinds
+                raise WeightsError(f"{path}: {name}: {self.dtypes[name]} cannot be read: {first_line(error)}") from error
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._file_of)
+        return iter(self.file_of)
 
     def __len__(self) -> int:
-        return len(self._file_of)
+        return len(self.file_of)
 
 
-def read_part(path: Path) -> dict[str, np.ndarray]:
-    """The tensors of a part's file: safetensors, or a state dict that torch saved (which needs torch)."""
-    if path.suffix == ".safetensors":
-        return dict(Tensors.of_file(path))
-    try:
-        import torch  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        raise WeightsError(f"{path}: a file of torch; install torch, or convert it to {path.with_suffix('.safetensors')}") from error
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # damaged files make torch raise many kinds
-        raise WeightsError(f"{path}: unreadable: {_first_line(error)}") from error
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise WeightsError(f"{path}: expected a state dict, names with tensors")
-    return {name: value.float().numpy() for name, value in state.items()}
+class Finite(Mapping[str, np.ndarray]):
+    """Weights of a file or folder, each checked when it is read: a floating-point type, and neither NaN nor infinity."""
+
+    def __init__(self, tensors: Mapping[str, np.ndarray], source: Path):
+        self._tensors, self._source = tensors, source
+
+    def check_types(self, names: Iterable[str]) -> None:
+        """Raises `WeightsError` if one of these is no floating-point number; reads none."""
+        if isinstance(self._tensors, Tensors):
+            for name in names:
+                self._check_type(name, self._tensors.dtypes[name], FLOATS)
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        self.check_types([name])
+        array = self._tensors[name]
+        self._check_type(name, array.dtype, FLOATS.values())
+        if not is_finite(array):
+            raise WeightsError(
+                f"{self._file(name)}: {name}: expected numbers, got NaN or infinity; the file is damaged, or its training diverged"
+            )
+        return array
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+    def _check_type(self, name: str, dtype: object, known: Iterable[object]) -> None:
+        if dtype not in known:
+            raise WeightsError(
+                f"{self._file(name)}: {name}: expected weights in one of {', '.join(FLOATS)}, got {dtype}; quantised and complex weights "
+                "are not read: save the checkpoint in bfloat16 or float32"
+            )
+
+    def _file(self, name: str) -> Path:
+        return self._tensors.file_of[name] if isinstance(self._tensors, Tensors) else self._source
 
 
-def find_part(folder: Path, part: str) -> Path | None:
-    """The newest file of a part in the folder of an OpenVLA-OFT checkpoint, None without one.
+def is_finite(array: np.ndarray) -> bool:
+    """Whether an array of a type of `FLOATS` has neither NaN nor infinity."""
+    if array.dtype.itemsize != 2:
+        return bool(np.isfinite(array).all())
+    # Both have all bits of the exponent set: as integers they are the largest of either sign. isfinite takes 8 times as long.
+    exponent = 0x7F80 if array.dtype == ml_dtypes.bfloat16 else 0x7C00
+    bits = np.ascontiguousarray(array).ravel()
+    return not bits.size or bool(bits.view(np.int16).max() < exponent and bits.view(np.uint16).max() < exponent + 0x8000)
 
-    `<part>--<step>_checkpoint.pt` (or .safetensors), where step may be `latest`; or `<part>.safetensors`.
-    """
-    found = [path for path in folder.glob(f"{part}*") if re.fullmatch(rf"{part}(--\w+_checkpoint)?\.(pt|safetensors)", path.name)]
-    return max(found, key=lambda path: (_step_of(path), path.suffix == ".safetensors"), default=None)
 
-
-def _step_of(path: Path) -> float:
-    """The step in the name of a part's file; files without a number are the newest."""
-    match = re.search(r"--(\d+)_checkpoint", path.name)
-    return float(match[1]) if match else float("inf")
+def _shards(folder: Path) -> dict[str, Path]:
+    """The file of each tensor, from the index. A file is named without a folder: nothing outside the checkpoint is read."""
+    index = read_json(folder, INDEX).get("weight_map")
+    if not isinstance(index, dict) or not index:
+        raise WeightsError(f"{folder / INDEX}: weight_map: expected an object with the file of each tensor, got {show(index)}")
+    for name, file in index.items():
+        if not isinstance(file, str) or not file.endswith(".safetensors") or "/" in file or "\\" in file or "\0" in file:
+            raise WeightsError(
+                f"{folder / INDEX}: weight_map: {show(name)}: expected a file of safetensors in this folder, got {show(file)}"
+            )
+    return {name: folder / file for name, file in index.items()}
 
 
 def _opened(path: Path) -> Any:
-    if not path.is_file():
-        raise WeightsError(f"{path}: no such file; is the download complete?")
+    check_file(path)
     try:
         return safetensors.safe_open(path, framework="np")
-    except safetensors.SafetensorError as error:
-        raise WeightsError(f"{path}: damaged or no safetensors file: {error}; its size is {path.stat().st_size:,} bytes") from error
+    except (safetensors.SafetensorError, OSError, ValueError) as error:
+        raise WeightsError(
+            f"{path}: damaged or no safetensors file: {first_line(error)}; its size is {path.stat().st_size:,} bytes"
+        ) from error
 
 
 def _found(folder: Path) -> str:
@@ -184,5 +229,6 @@ def _found(folder: Path) -> str:
     return ", ".join(names[:12]) or "an empty folder"
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
+    """An error of a library in one line."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

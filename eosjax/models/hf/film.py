@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from flax.traverse_util import flatten_dict
 from eosjax.models.film import split_film
 from eosjax.models.hf import weights
 from eosjax.models.hf.table import film_table, in_film, unused_patterns, weight_table, with_base_layer
-from eosjax.models.lora import lora_scaling
+from eosjax.models.lora import openvla_scaling
 from eosjax.models.openvla import VLAConfig
 
 _BFLOAT16_STEP = 2.0**-7  # between neighbouring numbers, relative: what is left of a weight that was stored in bfloat16
@@ -25,7 +25,8 @@ def import_film(tensors: Mapping[str, np.ndarray], config: VLAConfig, put: weigh
     """The variables of the vision backbone in `vision_backbone--<step>_checkpoint.pt`.
 
     Returns `{"params": {"vision_backbone": ...}}` with the FiLM layers in the blocks, and beside it `{"lora": {"vision_backbone": ...}}`
-    when `config.lora_rank` is positive. Arguments as in `weights.import_weights`; the names may carry DDP's `module.` prefix.
+    when `config.lora_rank` is positive. The file says nothing of the scale of its branches, which is `openvla_scaling`; B is multiplied by
+    the ratio to that of `config`. Arguments as in `weights.import_weights`; the names may carry DDP's `module.` prefix.
 
     Raises:
         WeightsError: a tensor is missing, unknown or of another shape; the file must have adapters exactly when `config` has them.
@@ -33,7 +34,15 @@ def import_film(tensors: Mapping[str, np.ndarray], config: VLAConfig, put: weigh
     tensors = {name.removeprefix("module."): array for name, array in tensors.items()}
     table = list(film_table(config))
     weights.compare_names(table, tensors, unused_patterns(config)).check("FiLM vision backbone")
+    if config.lora_rank:
+        tensors = dict(_scaled(tensors.items(), openvla_scaling(config.lora_rank) / config.lora_scaling))
     return weights.import_entries(table, tensors, weights.abstract_variables(config), put)
+
+
+def _scaled(tensors: Iterable[tuple[str, np.ndarray]], ratio: float) -> Iterator[tuple[str, np.ndarray]]:
+    """The tensors of such a file with B of each branch multiplied."""
+    for name, array in tensors:
+        yield name, (array * ratio).astype(array.dtype) if ratio != 1 and ".lora_B." in name else array
 
 
 def import_layers(tensors: Mapping[str, np.ndarray], config: VLAConfig, base: Mapping[str, Any], *, merged: bool) -> dict[str, Any]:
@@ -49,7 +58,9 @@ def import_layers(tensors: Mapping[str, np.ndarray], config: VLAConfig, base: Ma
         WeightsError: as in `import_film`; or `base` has another vision backbone than the file.
     """
     ranks = {array.shape[0] for name, array in tensors.items() if name.endswith("lora_A.default.weight")}
-    config = dataclasses.replace(config, film=True, lora_rank=max(ranks, default=0), param_dtype="float32")
+    rank = max(ranks, default=0)
+    scaling = openvla_scaling(rank) if rank else 1.0
+    config = dataclasses.replace(config, film=True, lora_rank=rank, lora_scaling=scaling, param_dtype="float32")
     variables = import_film(tensors, config)
     params, layers = split_film(variables["params"])
     branches: dict[Any, Any] = dict(flatten_dict(variables.get("lora", {})))
@@ -57,7 +68,7 @@ def import_layers(tensors: Mapping[str, np.ndarray], config: VLAConfig, base: Ma
     weights_of_file: dict[Any, Any] = dict(flatten_dict(params))
     for path, array in weights_of_file.items():
         if merged and (*path[:-1], "a") in branches and path[-1] == "kernel":
-            array = array + lora_scaling(config.lora_rank) * branches[*path[:-1], "a"] @ branches[*path[:-1], "b"]
+            array = array + scaling * branches[*path[:-1], "a"] @ branches[*path[:-1], "b"]
         found = np.asarray(here[path], np.float32)
         if not np.allclose(found, array, rtol=0, atol=_BFLOAT16_STEP * np.abs(array).max()):
             raise weights.WeightsError(
@@ -82,7 +93,8 @@ def export_film(variables: Mapping[str, Any], config: VLAConfig, base: Mapping[s
         base: tensors of the checkpoint that was fine-tuned. Layers that are not run are taken from there; their FiLM layers and their
             low-rank branches are zero.
     """
-    yield from weights.export_entries(film_table(config), variables)
+    ratio = config.lora_scaling / openvla_scaling(config.lora_rank) if config.lora_rank else 1.0
+    yield from _scaled(weights.export_entries(film_table(config), variables), ratio)
     unused = [pattern for pattern in unused_patterns(config) if pattern.startswith("vision_backbone")]
     for name in base:
         if any(re.fullmatch(pattern, name) for pattern in unused):

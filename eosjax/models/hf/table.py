@@ -18,6 +18,8 @@ from eosjax.models.openvla import VLAConfig
 from eosjax.models.vit import ViTConfig
 
 ADAPTER_PREFIX = "base_model.model."  # what PEFT puts in front of the names of the base model
+EMBEDDING, LM_HEAD = "language_model.model.embed_tokens.weight", "language_model.lm_head.weight"
+ROTARY = r"language_model\.model\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq"  # frequencies that old checkpoints store
 _VISION = "vision_backbone."
 
 
@@ -98,13 +100,18 @@ def weight_table(config: VLAConfig) -> list[Entry]:
 
 def unused_patterns(config: VLAConfig) -> list[str]:
     """Regular expressions of the tensors that a checkpoint may hold and that the model ignores on purpose."""
-    patterns = []
+    patterns = [ROTARY]
     for name, vit in (("featurizer", config.dino), ("fused_featurizer", config.siglip)):
         for tail in (rf"blocks\.{vit.depth - 1}\..+", r"norm\.(weight|bias)", r"attn_pool\..+"):
             patterns.append(rf"vision_backbone\.{name}\.{tail}")
     if not config.llama.lm_head:
         patterns.append(r"language_model\.lm_head\..+")
     return patterns
+
+
+def renamed(name: str) -> str:
+    """The original's name of a tensor: its LayerScale is timm's `gamma` under a name that transformers leaves alone."""
+    return re.sub(r"^(vision_backbone\..+\.ls[12])\.gamma$", r"\1.scale_factor", name)
 
 
 def adapter_table(config: VLAConfig) -> Iterator[Entry]:
@@ -134,9 +141,19 @@ def _branches(table: Iterable[Entry], tensor: str) -> Iterator[Entry]:
 
 
 def unused_adapter_patterns(config: VLAConfig) -> list[str]:
-    """Like `unused_patterns`, for an adapter: PEFT also wraps layers that are not run, and may store base weights beside."""
+    """Like `unused_patterns`, for an adapter: PEFT also wraps layers that are not run."""
     prefix = re.escape(ADAPTER_PREFIX) + (f"({re.escape(_VISION)})?" if config.film else "")
-    return [prefix + pattern for pattern in (*unused_patterns(config), r".+\.base_layer\..+")]
+    return [prefix + pattern for pattern in unused_patterns(config)]
+
+
+def adapter_module(name: str) -> str:
+    """The layer of the base model, such as `projector.fc1`, of a tensor of an adapter."""
+    return out_of_film(wrapped_module(name))
+
+
+def wrapped_module(name: str) -> str:
+    """That layer under the name that it has where FiLM wraps the encoders."""
+    return name.removeprefix(ADAPTER_PREFIX).rpartition(".lora_")[0]
 
 
 def film_table(config: VLAConfig) -> Iterator[Entry]:
@@ -161,6 +178,11 @@ def film_table(config: VLAConfig) -> Iterator[Entry]:
 def in_film(name: str) -> str:
     """The name of a tensor of the vision backbone once FiLM wraps its blocks."""
     return re.sub(r"\.blocks\.(\d+)\.", r".blocks.\1.block.", name)
+
+
+def out_of_film(name: str) -> str:
+    """The inverse of `in_film`, of a name with or without the prefix that FiLM adds in an adapter."""
+    return re.sub(r"\.blocks\.(\d+)\.block\.", r".blocks.\1.", name.removeprefix(_VISION) if name.startswith(2 * _VISION) else name)
 
 
 def with_base_layer(name: str) -> str:

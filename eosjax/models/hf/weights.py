@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from eosjax.models.hf.table import Entry, adapter_table, part_table, unused_adapter_patterns, unused_patterns, weight_table
+from eosjax.models.hf.table import ROTARY, Entry, part_table, unused_patterns, weight_table
 from eosjax.models.openvla import OpenVLA, VLAConfig
 from eosjax.types import UserError
 
@@ -78,11 +78,26 @@ def import_weights(tensors: Mapping[str, np.ndarray], config: VLAConfig, put: Pu
         put: moves each finished array to its final place; its result becomes the leaf of the tree.
 
     Raises:
-        WeightsError: a tensor is missing, or neither used nor in `table.unused_patterns` (with both lists), or a shape does not fit.
+        WeightsError: a tensor is missing, or neither used nor in `table.unused_patterns` (with both lists), or a shape does not fit; or
+            stored rotary frequencies are not those of the model.
     """
     table = weight_table(config)
     compare_names(table, tensors, unused_patterns(config)).check("base weights")
+    _check_rotary(tensors, config)
     return import_entries(table, tensors, abstract_variables(config)["params"], put)
+
+
+def _check_rotary(tensors: Mapping[str, np.ndarray], config: VLAConfig) -> None:
+    llama = config.llama
+    expected = llama.rope_theta ** -(np.arange(0, llama.head_dim, 2) / llama.head_dim)
+    for name in tensors:
+        if not re.fullmatch(ROTARY, name):
+            continue
+        found = np.asarray(tensors[name])
+        # Half precision rounds them, and makes the smallest of float16 subnormal.
+        tolerance = (2.0**-8, 1e-7) if found.dtype.itemsize == 2 else (1e-5, 0.0)
+        if found.shape != expected.shape or not np.allclose(found.astype(np.float64), expected, *tolerance):
+            raise WeightsError(f"base weights: {name}: expected the rotary frequencies of rope_theta {llama.rope_theta:g}, got others")
 
 
 def export_weights(params: Mapping[str, Any], config: VLAConfig) -> Iterator[tuple[str, np.ndarray]]:
@@ -90,27 +105,17 @@ def export_weights(params: Mapping[str, Any], config: VLAConfig) -> Iterator[tup
     return export_entries(weight_table(config), params)
 
 
-def import_adapter(tensors: Mapping[str, np.ndarray], config: VLAConfig, put: Put = lambda array: array) -> dict[str, Any]:
-    """The `lora` tree of a PEFT adapter, float32; arguments and errors as in `import_weights`."""
-    table = list(adapter_table(config))
-    compare_names(table, tensors, unused_adapter_patterns(config)).check("LoRA adapter")
-    return import_entries(table, tensors, abstract_variables(config)["lora"], put)
-
-
-def export_adapter(lora: Mapping[str, Any], config: VLAConfig) -> Iterator[tuple[str, np.ndarray]]:
-    """The inverse of `import_adapter`."""
-    return export_entries(adapter_table(config), lora)
-
-
-def import_part(part: str, tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def import_part(part: str, tensors: Mapping[str, np.ndarray], source: object = None) -> dict[str, Any]:
     """The float32 params of a part (see `table.part_table`); its names may carry the `module.` that DDP puts in front.
+
+    `source`: its file, for messages.
 
     Raises:
         WeightsError: the names are not exactly those of the part; with both lists.
     """
     tensors = {name.removeprefix("module."): array for name, array in tensors.items()}
     table = part_table(part)
-    compare_names(table, tensors).check(part)
+    compare_names(table, tensors).check(f"{source}: {part}" if source else part)
     arrays = {entry.path: entry.op.to_ours(np.asarray(tensors[entry.names[0]]).astype(np.float32)) for entry in table}
     return unflatten_dict({path: np.ascontiguousarray(array) for path, array in arrays.items()})
 

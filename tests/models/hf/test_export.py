@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 from eosjax.models.hf import export, files, weights
-from eosjax.models.hf.pretrained import Pretrained, load_adapter
+from eosjax.models.hf.adapter import load_adapter, target_modules, write_adapter
+from eosjax.models.hf.part_files import read_part
+from eosjax.models.hf.pretrained import Pretrained
 from eosjax.models.hf.table import adapter_table
 from eosjax.models.openvla import OpenVLA
 
@@ -29,7 +31,7 @@ def run(config, variables, inputs):
 
 @pytest.fixture(scope="module")
 def config(tiny):
-    return dataclasses.replace(tiny, lora_rank=20)  # more than alpha may be, so that the scaling is not 1
+    return dataclasses.replace(tiny, lora_rank=20, lora_scaling=0.8)
 
 
 @pytest.fixture(scope="module")
@@ -123,14 +125,16 @@ def test_no_more_than_a_shard_is_in_memory(tmp_path):
 
 
 def test_an_adapter_is_read_back(config, params, tmp_path):
-    export.write_adapter(tmp_path, params["lora"], config, "owner/base")
-    chex.assert_trees_all_equal(load_adapter(tmp_path, config), params["lora"])
+    write_adapter(tmp_path, params["lora"], config, "owner/base")
+    back = load_adapter(tmp_path, config, {})
+    assert back.notes == []
+    chex.assert_trees_all_equal(back.lora, params["lora"])
     content = json.loads((tmp_path / "adapter_config.json").read_text())
     assert (content["r"], content["lora_alpha"], content["base_model_name_or_path"]) == (20, 16, "owner/base")
 
 
 def test_target_modules_are_the_layers_with_a_branch(config, tensors):
-    pattern = export.target_modules(config)
+    pattern = target_modules(config)
     modules = {name.removesuffix(".weight") for name in tensors}
     # Layers that checkpoints have more of, and those whose names only begin or end like the real ones.
     modules |= {name.replace(".0.", f".{i}.") for name in modules for i in (2, 3, 10)} | {f"x.{name}" for name in modules}
@@ -146,10 +150,11 @@ def test_parts_are_read_back(config, params, tmp_path, as_torch):
     tensors = weights.export_part("proprio_projector", params["proprio_projector"])
     export.write_part(tmp_path, "proprio_projector", tensors.items(), 70, as_torch=as_torch)
     assert [path.name for path in tmp_path.iterdir()] == [f"proprio_projector--70_checkpoint.{'pt' if as_torch else 'safetensors'}"]
-    assert all(name.startswith("module.fc") for name in files.read_part(next(tmp_path.iterdir())))
-    found = Pretrained(tmp_path).load_part("proprio_projector", config, params["proprio_projector"])
-    assert found is not None
-    chex.assert_trees_all_equal(found[0], params["proprio_projector"])
+    assert all(name.startswith("module.fc") for name in read_part(next(tmp_path.iterdir())))
+    pretrained = Pretrained(tmp_path)
+    (path,) = pretrained.part_files(["proprio_projector"]).of.values()
+    back = pretrained.load_part(path, "proprio_projector", config, params["proprio_projector"])
+    chex.assert_trees_all_equal(back, params["proprio_projector"])
 
 
 def test_files_beside_the_weights(tmp_path):

@@ -121,26 +121,6 @@ def test_proprio_projector_round_trips(tiny):
         table.part_table("film")
 
 
-def test_adapter_round_trips_and_names_what_it_does_not_know(tiny):
-    config = dataclasses.replace(tiny, lora_rank=2)
-    lora = random_tree(weights.abstract_variables(config)["lora"], 3)
-    tensors = dict(weights.export_adapter(lora, config))
-    prefix = "base_model.model.vision_backbone.featurizer."
-    assert tensors[prefix + "patch_embed.proj.lora_A.weight"].shape == (2, 3, 4, 4)
-    assert tensors[prefix + "patch_embed.proj.lora_B.weight"].shape == (8, 2, 1, 1)
-    assert tensors[prefix + "blocks.1.attn.qkv.lora_B.weight"].shape == (24, 2)
-    unused = {
-        prefix + "blocks.2.attn.qkv.lora_A.weight": np.ones(1),
-        "base_model.model.language_model.lm_head.lora_B.weight": np.ones(1),
-        "base_model.model.language_model.lm_head.base_layer.weight": np.ones(1),
-    }
-    back = weights.import_adapter(tensors | unused, config)
-    chex.assert_trees_all_equal_shapes_and_dtypes(back, lora)
-    chex.assert_trees_all_equal(back, lora)
-    with pytest.raises(weights.WeightsError, match="LoRA adapter: the tensors do not fit"):
-        weights.import_adapter(tensors | {prefix + "blocks.3.attn.qkv.lora_A.weight": np.ones(1)}, config)
-
-
 def test_each_array_goes_where_it_is_put_before_the_next_is_read(tiny):
     tensors = dict(weights.export_weights(base_params(tiny), tiny))
     events = []

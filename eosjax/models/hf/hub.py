@@ -1,0 +1,64 @@
+"""Where a checkpoint is: a folder of one's own, or a copy of a repository on the Hugging Face hub. Nothing of it is run."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from eosjax.models.hf.files import SIDE_FILES, first_line
+from eosjax.models.hf.weights import WeightsError
+
+_HUB_FILES = [*SIDE_FILES, "*.safetensors", "*_checkpoint.pt", "lora_adapter/*"]
+_HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+
+
+def local_folder(vla_path: str, revision: str | None = None) -> Path | None:
+    """The folder that `vla_path` names; None if there is none, so that it can only be a name on the hub.
+
+    Raises:
+        WeightsError: a file, or a folder with a revision.
+    """
+    folder = Path(vla_path).expanduser()
+    if folder.is_dir():
+        if revision is not None:
+            raise WeightsError(f"--vla_revision {revision}: --vla_path {vla_path} is a folder, and only the hub has revisions")
+        return folder
+    if folder.exists():
+        raise WeightsError(f"--vla_path {vla_path}: expected a folder with config.json, got a file")
+    return None
+
+
+def find_checkpoint(vla_path: str, revision: str | None = None) -> tuple[Path, str | None]:
+    """The folder of a checkpoint: `vla_path` itself, or a copy of the hub's repository `owner/name` in huggingface_hub's cache.
+
+    Args:
+        vla_path: folder or name.
+        revision: branch, tag or commit on the hub; None for the newest commit of its main branch.
+
+    Returns:
+        The folder, and the commit on the hub (None for a folder of one's own).
+
+    Raises:
+        WeightsError: there is neither such a folder nor such a repository, or the hub cannot be reached.
+    """
+    folder = local_folder(vla_path, revision)
+    if folder is not None:
+        return folder, None
+    if not _HUB_NAME.fullmatch(vla_path):
+        raise WeightsError(f"--vla_path {vla_path}: no such folder, and no name of the form owner/name on the Hugging Face hub")
+    import huggingface_hub  # slow to import, and needed for names only
+    from huggingface_hub import errors
+
+    try:
+        snapshot = Path(huggingface_hub.snapshot_download(vla_path, revision=revision, allow_patterns=_HUB_FILES))
+        return snapshot, snapshot.name  # the cache names the folder of a snapshot after its commit
+    except errors.GatedRepoError as error:
+        raise WeightsError(f"--vla_path {vla_path}: restricted; accept its terms on the hub and run `hf auth login`") from error
+    except errors.RevisionNotFoundError as error:
+        raise WeightsError(f"--vla_revision {revision}: {vla_path} has no such branch, tag or commit on the hub") from error
+    except errors.RepositoryNotFoundError as error:
+        raise WeightsError(f"--vla_path {vla_path}: no such folder, and no repository on the hub that you may see") from error
+    except (errors.LocalEntryNotFoundError, errors.HfHubHTTPError, OSError) as error:
+        raise WeightsError(
+            f"--vla_path {vla_path}: no such folder, not in the cache, and the hub cannot be reached ({first_line(error)})"
+        ) from error
