@@ -24,6 +24,14 @@ NAMED_MIXTURES = {
     for suffix in ("", "_no_noops")
 }  # of equal weights
 
+# What `--allow` accepts although it is refused otherwise.
+ALLOWANCES = {
+    "unlabelled": "leave out episodes without sub-step labels",
+    "blank_tasks": "leave out episodes whose task instruction has no letter or digit",
+    "empty_episodes": "leave out episodes without steps",
+    "mixed_conventions": "mix datasets whose gripper, motion, action mask or control rate differ",
+}
+
 # In the folder of a run
 CONFIG_FILE = "config.yaml"
 METRICS_FILE = "metrics.jsonl"
@@ -67,6 +75,19 @@ def _parse_member(part: str) -> MixtureMember:
         raise ConfigError(f"--dataset_name: expected NAME, or NAME:WEIGHT with a weight above 0, separated by commas; got {part!r}")
     check_name("--dataset_name", name, ConfigError)
     return MixtureMember(name, weight)
+
+
+def parse_allowances(text: str | None) -> frozenset[str]:
+    """The names of `ALLOWANCES` that `--allow` lists, separated by commas.
+
+    Raises:
+      ConfigError: a name that is none of them.
+    """
+    names = frozenset(part.strip() for part in text.split(",")) if text else frozenset()
+    if unknown := sorted(names - ALLOWANCES.keys()):
+        known = "; ".join(f"{name}: {meaning}" for name, meaning in ALLOWANCES.items())
+        raise ConfigError(f"--allow: expected some of these, separated by commas ({known}); got {', '.join(map(repr, unknown))}")
+    return names
 
 
 class OperatingRule(NamedTuple):
@@ -130,7 +151,7 @@ class TrainConfig:
     dataset_specs: Path | None = None  # YAML file with the descriptions of your own datasets
     substep_labels_path: Path | None = None  # sub-step labels: one file, or one per dataset, separated by commas (the demo has its own)
     substep_labels_format: str = "auto"  # format of the labels; auto: recognised by content
-    allow_unlabelled: bool = False  # leave out episodes without labels instead of refusing them
+    allow: str | None = None  # exceptions, separated by commas: unlabelled, blank_tasks, empty_episodes, mixed_conventions
     cache_dir: Path | None = None  # folder of the frame stores; default $EOSJAX_CACHE or ~/.cache/eosjax
     image_aug: bool = True  # random crop and colour changes on training images
     rephrase: bool = True  # draw the wording of each training prompt from 14; False: always the wording of evaluation
@@ -185,7 +206,7 @@ class TrainConfig:
         """Checks what can be checked without touching the disk. Raises `ConfigError`."""
         _check_values(self)
         _check_run_id(self)
-        _ = self.label_paths, self.encoder_heads, self.operating_rule  # read dataset_name, too
+        _ = self.label_paths, self.encoder_heads, self.operating_rule, self.allowances  # read dataset_name, too
         _check_eos(self)
         _check_combinations(self)
 
@@ -225,6 +246,11 @@ class TrainConfig:
     def mixture(self) -> tuple[MixtureMember, ...]:
         """The datasets to train on; `DEMO_DATASET` is generated on first use."""
         return parse_mixture(self.dataset_name)
+
+    @property
+    def allowances(self) -> frozenset[str]:
+        """`allow` as names of `ALLOWANCES`."""
+        return parse_allowances(self.allow)
 
     @property
     def operating_rule(self) -> OperatingRule:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eosjax.config import NAMED_MIXTURES, ConfigError, TrainConfig, parse_mixture
+from eosjax.config import ALLOWANCES, NAMED_MIXTURES, ConfigError, TrainConfig, parse_mixture
 from eosjax.flags import load, parse, save
 
 ROOT = Path(__file__).parents[1]
@@ -108,6 +108,7 @@ def test_recipes_parse_and_open_with_their_command(recipe):
         ("--dataset_name a,,b", "got ''"),
         ("--dataset_name a,b,a:2", "a is named twice"),
         ("--dataset_name a,b,c --substep_labels_path x,y", "expected one path, or one for each of the 3 datasets; got 2"),
+        ("--allow unlabelled,all", r"--allow: expected some of these, .*mixed_conventions: mix datasets .*; got 'all'"),
         ("stray", "stray"),
         ("--run_id_note a/b", "--run_id_note: expected a plain name.*; got 'a/b': a / leads to another folder"),
         ("--run_id_override ..", "--run_id_override: expected a plain name.*; got '..': with a dot in front it is hidden"),
@@ -163,6 +164,11 @@ def test_a_name_as_long_as_a_file_name_may_be_is_accepted():
     assert dataclasses.replace(TrainConfig(), run_id_override="run", run_id_note="n" * 300, vla_path=".").run_dir.name == "run"
 
 
+def test_exceptions_are_named_one_by_one():
+    assert parse(["--allow", "unlabelled, blank_tasks"]).allowances == {"unlabelled", "blank_tasks"}
+    assert TrainConfig().allowances == frozenset()
+
+
 def test_a_mixture_is_read_from_the_name():
     assert parse_mixture("one") == (("one", 1.0),)
     assert parse_mixture("one:2, two,three:0.5") == (("one", 2.0), ("two", 1.0), ("three", 0.5))
@@ -200,6 +206,7 @@ def test_help_explains_every_flag():
     for field in dataclasses.fields(TrainConfig):
         described = re.search(rf"--{field.name} \S+ (\w.{{10}})", text)
         assert described, field.name
+    assert ", ".join(ALLOWANCES) in text
 
 
 def test_a_mistake_on_the_command_line_ends_in_one_line():

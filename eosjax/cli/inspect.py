@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from eosjax.cli import common, dataset
-from eosjax.config import ConfigError, TrainConfig, parse_mixture
+from eosjax.config import ConfigError, TrainConfig, parse_allowances, parse_mixture
+from eosjax.data.labels import LEFT_OUT_BY
 from eosjax.reports.dataset_tables import survey_text
 from eosjax.reports.episode_view import view_episode
 from eosjax.reports.survey import JoinedLabels, Survey, join_what_fits, spread_over_tasks, survey
@@ -29,7 +30,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--substep_labels_path", type=Path, metavar="PATH", help="sub-step labels (default: none, the dataset alone; the demo has its own)"
     )
     dataset.add_format_flag(labels)
-    common.add_boolean_flag(labels, "--allow_unlabelled", "accept episodes without labels")
+    labels.add_argument("--allow", metavar="NAMES", help=f"accept episodes that training leaves out: {','.join(LEFT_OUT_BY.values())}")
     labels.add_argument(
         "--batch_size",
         type=int,
@@ -50,6 +51,7 @@ def run(args: argparse.Namespace) -> int:
     """Makes the report; 1 if the labels do not fit."""
     if args.batch_size < 1:
         raise ConfigError(f"--batch_size must be greater than 0, got {args.batch_size}")
+    allow = parse_allowances(args.allow)
     member, *others = parse_mixture(args.dataset_name)
     if others:
         raise ConfigError(f"--dataset_name {args.dataset_name}: expected one dataset; inspect those of a mixture one by one")
@@ -59,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--substep_labels_path {source}: no such file or folder")
     joined = JoinedLabels(None, [])
     if source is not None:
-        joined = join_what_fits(source, opened.store, args.substep_labels_format, args.allow_unlabelled)
+        joined = join_what_fits(source, opened.store, args.substep_labels_format, allow)
     result = survey(opened.store, opened.spec, source, joined, args.batch_size)
     files = []
     if args.html:

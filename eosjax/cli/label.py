@@ -14,7 +14,7 @@ import numpy as np
 from eosjax.cli import common, dataset
 from eosjax.config import ConfigError
 from eosjax.data.frames.store import FrameStore
-from eosjax.data.labels import export_labels, import_labels, join_labels
+from eosjax.data.labels import LEFT_OUT_BY, export_labels, import_labels, join_labels
 from eosjax.data.labels.labeller import Thresholds
 from eosjax.data.labels.labelling import examine, label_dataset
 from eosjax.data.labels.plans import read_plans
@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     thresholds = Thresholds(**{field.name: getattr(args, field.name) for field in dataclasses.fields(Thresholds)})
     truth = None
     if args.compare is not None:
-        truth = join_labels(import_labels(args.compare, store.name, args.substep_labels_format), store, allow_unlabelled=True)
+        truth = join_labels(import_labels(args.compare, store.name, args.substep_labels_format), store, LEFT_OUT_BY.values())
         if not truth.ends.any():
             raise UserError("--compare: no end of a sub-step in these labels")
     position, opening = _state(args, store)
@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
             raise UserError("no episode could be labelled: nothing is written")
         args.out.parent.mkdir(parents=True, exist_ok=True)
         export_labels(labelling.to_table(store), store.name, args.out)
-        print(f"\nwritten: {args.out}" + (" (train with --allow_unlabelled True)" if labelling.reasons else ""))
+        print(f"\nwritten: {args.out}" + (" (train with --allow unlabelled)" if labelling.reasons else ""))
     return 0
 
 

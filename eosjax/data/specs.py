@@ -20,6 +20,10 @@ Motion = Literal["as_stored", "reached_states"]
 Normalisation = Literal["q99", "bounds"]
 
 
+# Largest magnitude of values that are not normalised. Normalised ones are from -1 to 1; millimetres, degrees or per cent are far larger.
+UNSCALED_LIMIT = 2.0
+
+
 class SpecError(UserError):
     """A dataset description that is missing or does not make sense."""
 
@@ -83,6 +87,12 @@ class DatasetSpec:
         if self.motion == "reached_states" and self.proprio_size < self.action_size - 1:
             raise SpecError(f"motion: reached_states needs a state of at least {self.action_size - 1} dimensions, got {self.proprio_size}")
 
+    @property
+    def conventions(self) -> dict[str, object]:
+        """What the numbers of `standard_actions` mean, as far as datasets that are mixed must agree on it."""
+        gripper = "as stored" if self.gripper == "as_stored" else "1 = open"
+        return {"gripper": gripper, "motion": self.motion, "action_mask": list(self.action_mask), "control_hz": self.control_hz}
+
     def kept_steps(self, length: int) -> slice:
         """The steps used of an episode of `length` stored steps."""
         return slice(self.skip_first, length - 1 if self.motion == "reached_states" else length)
@@ -97,9 +107,15 @@ class DatasetSpec:
         Args:
             actions: [T a] as stored.
             proprio: [T p] as stored.
+
+        Raises:
+            SpecError: the gripper is stored in another unit than the description says.
         """
         kept = self.kept_steps(len(actions))
         actions = np.array(actions[self.skip_first :], np.float32)
+        if self.gripper != "as_stored" and np.abs(actions[:, -1]).max(initial=0) > UNSCALED_LIMIT:
+            found = f"{actions[:, -1].min():g} to {actions[:, -1].max():g}"
+            raise SpecError(f"gripper: {self.gripper} expects stored values from -1 to 1, got {found}; is it as_stored, and normalised?")
         if self.gripper == "minus_open_plus_closed":
             actions[:, -1] = 1.0 - np.clip(actions[:, -1], 0.0, 1.0)
         elif self.gripper == "binarised":

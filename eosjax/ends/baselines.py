@@ -93,8 +93,7 @@ def steps_since_substep(ends: np.ndarray, episode_starts: np.ndarray) -> np.ndar
       ends: bool [N].
       episode_starts: i64 [E + 1], first frame of each episode, and N.
     """
-    begins = np.concatenate([[True], ends[:-1]])
-    begins[episode_starts[:-1]] = True
+    begins = np.concatenate([[True], ends[:-1]]) | _opens_episode(episode_starts)
     return _steps_since(begins, episode_starts)
 
 
@@ -107,8 +106,7 @@ def steps_since_gripper(closed: np.ndarray, episode_starts: np.ndarray) -> np.nd
       closed: bool [N], the command.
       episode_starts: i64 [E + 1], first frame of each episode, and N.
     """
-    changed = np.concatenate([[False], closed[1:] != closed[:-1]])
-    changed[episode_starts[:-1]] = False
+    changed = np.concatenate([[False], closed[1:] != closed[:-1]]) & ~_opens_episode(episode_starts)
     return _steps_since(changed, episode_starts)
 
 
@@ -209,6 +207,11 @@ def _closed(gripper: np.ndarray, train: np.ndarray) -> np.ndarray:
 def _first_frames(episode_starts: np.ndarray) -> np.ndarray:
     """i64 [N]: the first frame of the episode of each frame."""
     return np.repeat(episode_starts[:-1], np.diff(episode_starts))
+
+
+def _opens_episode(episode_starts: np.ndarray) -> np.ndarray:
+    """bool [N]: whether a frame is the first of its episode; there may be episodes without frames."""
+    return np.arange(episode_starts[-1]) == _first_frames(episode_starts)
 
 
 def _steps_since(marks: np.ndarray, episode_starts: np.ndarray) -> np.ndarray:

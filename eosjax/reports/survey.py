@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from eosjax.config import TrainConfig
 from eosjax.data.frames.store import FrameStore
-from eosjax.data.labels import LabelError, Labels, Problem, SegmentTable, import_labels, join_labels
+from eosjax.data.labels import LEFT_OUT_BY, LabelError, Labels, Problem, SegmentTable, import_labels, join_labels
 from eosjax.data.labels.advice import advise_positives, steps_to_first_update
 from eosjax.data.labels.plausibility import check_dataset, substep_lengths
 from eosjax.data.samples.mixture import stats_of
@@ -138,19 +138,19 @@ class JoinedLabels(NamedTuple):
     problems: list[Problem]
 
 
-def join_what_fits(path: Path, store: FrameStore, format: str = "auto", allow_unlabelled: bool = False) -> JoinedLabels:
+def join_what_fits(path: Path, store: FrameStore, format: str = "auto", allow: Collection[str] = ()) -> JoinedLabels:
     """The labels of those episodes that fit the dataset, whatever is wrong with others; arguments as of `import_labels`, `join_labels`."""
     try:
         table = import_labels(path, store.name, format)
     except LabelError as error:
         return JoinedLabels(None, error.problems)
     try:
-        return JoinedLabels(join_labels(table, store, allow_unlabelled), [])
+        return JoinedLabels(join_labels(table, store, allow), [])
     except LabelError as error:
         problems = error.problems
     sound = _without(table, {problem.episode for problem in problems})
     try:
-        return JoinedLabels(join_labels(sound, store, allow_unlabelled=True), problems)
+        return JoinedLabels(join_labels(sound, store, LEFT_OUT_BY.values()), problems)
     except LabelError:  # nothing is left
         return JoinedLabels(None, problems)
 
@@ -184,7 +184,7 @@ def survey(
     labelled = np.zeros(len(lengths), bool) if labels is None else labels.labelled
     in_labelled = np.repeat(labelled, lengths)
     ends = np.zeros(store.num_frames, bool) if labels is None else labels.ends
-    per_episode = np.add.reduceat(ends, store.episode_starts[:-1], dtype=np.int64)[labelled]
+    per_episode = np.diff(np.concatenate([[0], np.cumsum(ends)])[store.episode_starts])[labelled]
     matched_steps = int(in_labelled.sum())
     share = float(ends.sum() / matched_steps) if matched_steps else None
     findings = [] if labels is None else check_dataset(labels, store, store.actions[:, -1], spec.control_hz)

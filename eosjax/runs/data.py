@@ -12,7 +12,7 @@ import numpy as np
 from eosjax.config import DEMO_DATASET, TrainConfig
 from eosjax.data.frames.store import FrameStore, open_store
 from eosjax.data.labels import Labels, import_labels, join_labels, task_labels
-from eosjax.data.samples.mixture import LabelledDataset, Mixture, stats_of
+from eosjax.data.samples.mixture import LabelledDataset, Mixture, check_conventions, check_unscaled, stats_of
 from eosjax.data.samples.source import SampleSource, split_mixture
 from eosjax.data.samples.tokens import PromptTokenizer
 from eosjax.data.specs import DatasetSpec, spec_for
@@ -45,7 +45,8 @@ def open_data(config: TrainConfig, policy: PolicySource) -> RunData:
       eosjax.data.specs.SpecError: a dataset that nobody has described.
       eosjax.data.rlds.episodes.DatasetError: a dataset cannot be read.
       eosjax.data.labels.LabelError: the labels do not fit a dataset; lists the episodes.
-      UserError: datasets that cannot be mixed, or have fewer cameras than `num_images_in_input`.
+      UserError: datasets that cannot be mixed, or have fewer cameras than `num_images_in_input`; actions that are far from -1 to 1 and
+        not normalised.
     """
     specs = {member.name: spec_for(member.name, config.dataset_specs) for member in config.mixture}
     model = policy.vla_config(config, specs[config.mixture[0].name])
@@ -55,6 +56,8 @@ def open_data(config: TrainConfig, policy: PolicySource) -> RunData:
 def _open(config: TrainConfig, specs: Mapping[str, DatasetSpec], tokenizer: PromptTokenizer, image_size: int) -> RunData:
     sources = zip(config.mixture, config.label_paths, strict=True)
     mixture = Mixture([_open_dataset(config, member.name, member.weight, specs[member.name], labels) for member, labels in sources])
+    if "mixed_conventions" not in config.allowances:
+        check_conventions(mixture.datasets)
     train, val = split_mixture(mixture, config.val_share if config.use_val_set else 0.0, config.seed)
     source = _source(config, mixture, train, tokenizer, image_size)
     return RunData(mixture, source, dataclasses.replace(source, episodes=val) if len(val) else None)
@@ -135,16 +138,17 @@ def _open_dataset(
         generated = ensure_demo(config.data_root_dir)
         data_root, labels_path = generated.data_root, labels_path or generated.labels
     store = open_store(data_root, name, spec, config.cache_dir)
+    check_unscaled(name, store.actions, spec, config.predicts_tokens)
     labels = _labels(config, name, store, labels_path)
     return LabelledDataset(store, spec, labels, stats or stats_of(store, spec), weight)
 
 
 def _labels(config: TrainConfig, name: str, store: FrameStore, path: Path | None) -> Labels:
     if not config.use_substep_eos:
-        return task_labels(store)
+        return task_labels(store, config.allowances)
     if path is None:
         raise UserError(f"--substep_labels_path is missing: the ends of the sub-steps of {name} come from it")
-    return join_labels(import_labels(path, name, config.substep_labels_format), store, config.allow_unlabelled)
+    return join_labels(import_labels(path, name, config.substep_labels_format), store, config.allowances)
 
 
 def dataset_records(data: RunData) -> tuple[DatasetRecord, ...]:

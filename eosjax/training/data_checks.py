@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 
 from eosjax.config import ConfigError, TrainConfig
+from eosjax.data.labels import is_blank
 from eosjax.data.labels.advice import advise_positives
 from eosjax.data.labels.plausibility import Finding, check_dataset, refuse_impossible
 from eosjax.data.samples.mixture import LabelledDataset
@@ -25,8 +26,7 @@ def describe_data(data: RunData) -> list[str]:
     for dataset, size in weighted if len(weighted) > 1 else []:
         lines.append(f"{dataset.name}: {size / sum(size for _, size in weighted):.1%} of the samples (weight {dataset.weight:g})")
     for dataset in data.mixture.datasets:
-        if dropped := int(np.sum(~dataset.labels.labelled)):
-            lines.append(f"{dataset.name}: {dropped} of {dataset.store.num_episodes} episodes have no labels and are left out")
+        lines.extend(_left_out(dataset))
         lines.extend(f"warning: {dataset.name}: {finding.what}" for finding in _findings(dataset) if not finding.impossible)
         lines.extend(_near_constant(dataset))
     return lines
@@ -34,6 +34,18 @@ def describe_data(data: RunData) -> list[str]:
 
 def _findings(dataset: LabelledDataset) -> list[Finding]:
     return check_dataset(dataset.labels, dataset.store, dataset.store.actions[:, -1], dataset.spec.control_hz)
+
+
+def _left_out(dataset: LabelledDataset) -> list[str]:
+    store = dataset.store
+    empty = np.diff(store.episode_starts) == 0
+    blank = np.array([is_blank(task) for task in store.tasks]) & ~empty
+    reasons = {"no steps": empty, "no task instruction": blank, "no labels": ~(dataset.labels.labelled | empty | blank)}
+    return [
+        f"{dataset.name}: {int(np.sum(episodes))} of {store.num_episodes} episodes have {reason} and are left out"
+        for reason, episodes in reasons.items()
+        if episodes.any()
+    ]
 
 
 def _sizes(source: SampleSource) -> list[int]:

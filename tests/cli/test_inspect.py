@@ -95,9 +95,8 @@ def test_a_label_file_without_these_labels_is_status_1(inspect, tmp_path, conten
     assert report["problems"]
 
 
-@pytest.mark.parametrize("spelling", [["--allow_unlabelled"], ["--allow_unlabelled", "True"], ["--allow_unlabelled=true"]])
-def test_unlabelled_episodes_can_be_allowed(inspect, write_labels, bodies, spelling):
-    status, _, report, _ = inspect("--substep_labels_path", write_labels(bodies, skip=[0, 5]), *spelling)
+def test_unlabelled_episodes_can_be_allowed(inspect, write_labels, bodies):
+    status, _, report, _ = inspect("--substep_labels_path", write_labels(bodies, skip=[0, 5]), "--allow", "unlabelled")
     assert status == 0
     assert (report["matched_episodes"], report["ends"], report["problems"]) == (6, 12, [])
 

@@ -53,7 +53,7 @@ def test_labels_are_written_and_fit(label, dataset, tmp_path):
     assert "labelled: 2 of 3 episodes of libero_goal, 10 ends" in text
     assert "1: the hand closes 0 time(s)" in text
     assert "(episode 2)" in text
-    labels = join_labels(import_labels(out, "libero_goal"), dataset.store, allow_unlabelled=True)
+    labels = join_labels(import_labels(out, "libero_goal"), dataset.store, allow=["unlabelled"])
     assert labels.labelled.tolist() == [True, True, False]
     assert [ends_of(labels, dataset.store, episode) for episode in (0, 1)] == dataset.ends
     expected = sorted(f"{kind}: {TASKS[0]}" for kind in ("reach", "pick", "carry", "place", "leave"))
@@ -104,7 +104,7 @@ def test_compare_scores_against_labels(label, dataset, tmp_path):
 
 def test_thresholds_are_flags(label, dataset, tmp_path):
     label("--out", tmp_path / "low.json", "--lift_height", "0.02")
-    labels = join_labels(import_labels(tmp_path / "low.json", "libero_goal"), dataset.store, allow_unlabelled=True)
+    labels = join_labels(import_labels(tmp_path / "low.json", "libero_goal"), dataset.store, allow=["unlabelled"])
     assert ends_of(labels, dataset.store, 0)[1] < dataset.ends[0][1]
     assert ends_of(labels, dataset.store, 0)[2:] == dataset.ends[0][2:]
 

@@ -35,7 +35,8 @@ def test_each_command_explains_itself_and_its_flags(run, name):
         (["inspect"], "--dataset_name"),
         (["inspect", "--dataset_name", "x", "--no_such", "1"], "--no_such"),
         (["inspect", "--dataset_name", "x", "--episodes", "1;2"], "separated by commas; got '1;2'"),
-        (["inspect", "--dataset_name", "x", "--allow_unlabelled", "perhaps"], "expected True or False, got 'perhaps'"),
+        (["inspect", "--dataset_name", "x", "--allow", "all"], "--allow: expected some of these, separated by commas (unlabelled: "),
+        (["export", "--torch", "perhaps"], "expected True or False, got 'perhaps'"),
     ],
 )
 def test_wrong_flags_are_status_2(run, argv, why):

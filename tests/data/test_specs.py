@@ -61,6 +61,22 @@ def test_gripper_of_libero():
     assert actions[0, 6] == -1.0  # the argument is left alone
 
 
+@pytest.mark.parametrize("gripper", ["minus_open_plus_closed", "binarised"])
+def test_a_gripper_in_another_unit_than_described_is_refused(gripper):
+    actions = np.zeros((4, 7), np.float32)
+    actions[:, 6] = [0, 850, 400, 0]
+    with pytest.raises(SpecError, match=f"gripper: {gripper} expects stored values from -1 to 1, got 0 to 850"):
+        DatasetSpec(gripper=gripper).standard_actions(actions, np.zeros((4, 8)))
+
+
+@pytest.mark.parametrize("length", [0, 1])
+def test_an_episode_of_which_nothing_is_left(length):
+    for name in ("libero_goal", "bridge_orig"):
+        spec = spec_for(name)
+        standard = spec.standard_actions(np.ones((length, 7)), np.ones((length, spec.proprio_size)))
+        assert standard.shape == (length if name == "libero_goal" else 0, 7)
+
+
 def test_bridge_takes_its_motion_from_the_states_and_drops_the_first_and_the_last_step():
     states = np.cumsum(np.random.default_rng(0).normal(size=(6, 7)), axis=0).astype(np.float32)
     actions = np.full((6, 7), 9.0, np.float32)

@@ -87,6 +87,7 @@ def episodes(lengths):
     for number, length in enumerate(lengths):
         ramp = np.linspace(number, number + 1.0, length)
         actions, proprio = (np.stack([ramp] * size, axis=1).astype(np.float32) for size in (7, 8))
+        actions[:, -1] = ramp > number
         proprio[:, 3] = 1.0 + 1e-6 * ramp
         yield Episode(number, ([b""] * length, [b""] * length), actions, proprio, f"Task {number % 2}", "")
 
@@ -162,11 +163,49 @@ def test_unlabelled_episodes_are_refused_or_left_out(mixed):
     fewer = without_episode(mixed, "libero_10", 1)
     with pytest.raises(LabelError, match="episode 1"):
         open_data(fewer, POLICY)
-    data = open_data(dataclasses.replace(fewer, allow_unlabelled=True), POLICY)
+    data = open_data(dataclasses.replace(fewer, allow="unlabelled"), POLICY)
     assert data.val is not None
     assert sorted([*data.train.episodes, *data.val.episodes]) == [0, 1, 2, 3, 4, 6]
     assert "libero_10: 1 of 3 episodes have no labels and are left out" in describe_data(data)
     assert data.mixture.stats["libero_10"].num_trajectories == 3  # of all episodes
+
+
+def test_episodes_without_task_or_steps_are_refused_or_left_out(mixed, monkeypatch):
+    store = FrameStore(mixed.data_root_dir / "libero_goal")
+    store.tasks[2] = "..."
+    store.episode_starts = np.array([0, 6, 6, 15, 22])  # the second episode is empty, its steps are in the third one
+    config = dataclasses.replace(mixed, dataset_name="libero_goal", use_substep_eos=False, use_eos_classification=False)
+    monkeypatch.setattr("eosjax.runs.data.open_store", lambda *args: store)
+    with pytest.raises(LabelError, match="1 x empty episode, 1 x blank task"):
+        open_data(config, POLICY)
+    data = open_data(dataclasses.replace(config, allow="empty_episodes,blank_tasks"), POLICY)
+    assert data.val is not None
+    assert sorted([*data.train.episodes, *data.val.episodes]) == [0, 3]
+    assert "".join(data.train.data.labels.instructions) == "...task 0task 1"
+    lines = describe_data(data)
+    assert "libero_goal: 1 of 4 episodes have no steps and are left out" in lines
+    assert "libero_goal: 1 of 4 episodes have no task instruction and are left out" in lines
+    assert not [line for line in lines if "no labels" in line]
+
+
+def test_conventions_are_mixed_only_on_purpose(mixed, tmp_path):
+    own = tmp_path / "own.yaml"
+    own.write_text(
+        "libero_10: {image_keys: [image, wrist_image], state_keys: [state], gripper: minus_open_plus_closed, "
+        "action_size: 7, proprio_size: 8, control_hz: 5}"
+    )
+    config = dataclasses.replace(mixed, dataset_specs=own)
+    with pytest.raises(UserError, match=r"libero_goal has control_hz 20.0 and libero_10 has 5.0"):
+        open_data(config, POLICY)
+    assert open_data(dataclasses.replace(config, allow="mixed_conventions"), POLICY).mixture.num_episodes == 7
+
+
+def test_actions_far_from_the_others_are_refused(mixed, monkeypatch):
+    store = FrameStore(mixed.data_root_dir / "libero_goal")
+    store.actions[:, 6] *= 850
+    monkeypatch.setattr("eosjax.runs.data.open_store", lambda *args: store)
+    with pytest.raises(UserError, match="libero_goal: action dimension 6 is not normalised and ranges from 0 to 850"):
+        open_data(mixed, POLICY)
 
 
 def test_the_format_of_the_labels_can_be_named(mixed):

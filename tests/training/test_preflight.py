@@ -124,8 +124,8 @@ class TestPaths:
         leave_a_run(mixed)
         with pytest.raises(ConfigError, match="--dataset_name is libero_goal_no_noops,libero_10:2, was libero_goal_no_noops,libero_10"):
             check_paths(dataclasses.replace(mixed, resume=True, dataset_name="libero_goal_no_noops,libero_10:2"))
-        with pytest.raises(ConfigError, match="--allow_unlabelled is True, was False"):
-            check_paths(dataclasses.replace(mixed, resume=True, allow_unlabelled=True))
+        with pytest.raises(ConfigError, match="--allow is unlabelled, was None"):
+            check_paths(dataclasses.replace(mixed, resume=True, allow="unlabelled"))
 
 
 def leave_a_run(config):

@@ -78,13 +78,13 @@ def write_store(episodes: Iterator[Episode], name: str, folder: Path, part_bytes
         part_bytes: size of a part. Two builds with the same size give the same bytes.
 
     Raises:
-        DatasetError: there is no episode.
+        DatasetError: there is no step.
     """
     number = len(_finished_parts(folder))
     while _write_part(episodes, folder, number, part_bytes):
         number += 1
-    if number == 0:
-        raise DatasetError(f"dataset {name}: no episode in it")
+    if not any(len(part.actions) for part in _finished_parts(folder)):
+        raise DatasetError(f"dataset {name}: no step in it, or none that its description keeps")
     _write_text(folder / "store.json", json.dumps({"name": name, "parts": number}))
 
 

@@ -12,7 +12,7 @@ from eosjax.data.labels.join import join_labels
 from eosjax.data.labels.labeller import FoundSegment, NotFound, Thresholds, find_segments
 from eosjax.data.labels.plans import Plans, plan_instructions
 from eosjax.data.labels.plausibility import Finding, check_cycles, check_labels, check_release
-from eosjax.data.labels.table import Segment, SegmentTable, make_table
+from eosjax.data.labels.table import LEFT_OUT_BY, Segment, SegmentTable, make_table
 
 
 class Labelling(NamedTuple):
@@ -76,7 +76,7 @@ def examine(store: FrameStore, labelling: Labelling, control_hz: float) -> list[
     if not labelling.found:
         return []
     starts = store.episode_starts
-    labels = join_labels(labelling.to_table(store), store, allow_unlabelled=True)
+    labels = join_labels(labelling.to_table(store), store, LEFT_OUT_BY.values())
     return [
         *check_labels(labels, starts, control_hz),
         *check_release(store.actions[:, -1], starts, store.tasks, labels.labelled),

@@ -175,7 +175,7 @@ def episode_table(
 
 def _spans(number: int, length: int, fps: float, rows: list[dict[str, Any]]) -> list[Segment] | Problem:
     """The segments of an episode's rows of style `subtask`."""
-    unfit = next((row for row in rows if not row["content"] or row["timestamp"] is None or not np.isfinite(row["timestamp"])), None)
+    unfit = next((row for row in rows if row["content"] is None or row["timestamp"] is None or not np.isfinite(row["timestamp"])), None)
     if unfit:
         return Problem("wrong shape", number, f"{_LANGUAGE}: expected content and timestamp of a subtask, got {unfit}")
     rows = sorted(rows, key=lambda row: row["timestamp"])

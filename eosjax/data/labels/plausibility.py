@@ -108,7 +108,8 @@ def check_gripper(gripper: np.ndarray, episode_starts: np.ndarray, opening: np.n
             text = f"the fingers do the contrary of the command at {contrary} of the {switches} times that it changes"
             clear = contrary > _MOST_CONTRARY * switches
             findings.append(Finding(clear, f"{text}: the gripper command (1 = open), or the column of the fingers, is inverted"))
-    opens_later = closed[episode_starts[:-1]] & np.logical_or.reduceat(~closed, episode_starts[:-1])
+    firsts = np.unique(episode_starts)[:-1]  # of the episodes with steps
+    opens_later = closed[firsts] & np.logical_or.reduceat(~closed, firsts)
     if 2 * opens_later.sum() > opens_later.size:
         text = f"{opens_later.sum()} of {opens_later.size} episodes begin with a closed hand that opens later: is the gripper inverted?"
         findings.append(Finding(False, text))
@@ -165,9 +166,9 @@ def flickering(instruction_ids: np.ndarray, episode_starts: np.ndarray) -> np.nd
 
 
 def extents(position: np.ndarray, episode_starts: np.ndarray) -> np.ndarray:
-    """f64 [E]: the largest range of a coordinate of `position` f [N q] in each episode."""
+    """f64 [E]: the largest range of a coordinate of `position` f [N q] in each episode with steps."""
     values = np.asarray(position, np.float64)
-    firsts = episode_starts[:-1]
+    firsts = np.unique(episode_starts)[:-1]
     return (np.maximum.reduceat(values, firsts) - np.minimum.reduceat(values, firsts)).max(axis=1)
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from eosjax.fields import show
 from eosjax.types import UserError
 
 _LISTED_PROBLEMS = 10
@@ -25,6 +27,9 @@ Kind = Literal[
     "no such suite",
     # of an episode
     "episode without labels",
+    "blank task",
+    "empty episode",
+    "blank instruction",
     "labels without episode",
     "length mismatch",
     "instruction mismatch",
@@ -36,6 +41,14 @@ Kind = Literal[
     # of all labels together
     "implausible",
 ]
+
+
+# Faults that leave an episode out where `--allow` has the name (see `eosjax.config.ALLOWANCES`).
+LEFT_OUT_BY: dict[Kind, str] = {
+    "episode without labels": "unlabelled",
+    "blank task": "blank_tasks",
+    "empty episode": "empty_episodes",
+}
 
 
 class Problem(NamedTuple):
@@ -55,6 +68,9 @@ class LabelError(UserError):
         lines = [f"  {p.kind}: {'' if p.episode is None else f'episode {p.episode}: '}{p.what}" for p in problems]
         hidden = len(lines) - _LISTED_PROBLEMS
         more = [f"  … and {hidden} more"] if hidden > 0 else []
+        if all(p.kind in LEFT_OUT_BY for p in problems):
+            names = dict.fromkeys(LEFT_OUT_BY[p.kind] for p in problems)
+            more.append(f"  --allow {','.join(names)} leaves such episodes out, if others remain")
         super().__init__("\n".join([f"{source}: labels refused: {totals}", *lines[:_LISTED_PROBLEMS], *more]))
 
 
@@ -114,12 +130,27 @@ def make_table(
     tasks: dict[int, str],
     problems: Iterable[Problem] = (),
 ) -> SegmentTable:
-    """The table of each episode's segments, sorted by episode; the segments keep their order."""
-    rows = [(episode, index, *segment) for episode in sorted(segments) for index, segment in enumerate(segments[episode])]
+    """The table of each episode's segments, sorted by episode; the segments keep their order.
+
+    An episode with a blank instruction becomes a problem.
+    """
+    blank = {episode: problem for episode, parts in segments.items() if (problem := _blank_problem(episode, parts))}
+    lengths = {episode: length for episode, length in lengths.items() if episode not in blank}
+    tasks = {episode: task for episode, task in tasks.items() if episode not in blank}
+    rows = [(episode, index, *segment) for episode in sorted(segments.keys() - blank) for index, segment in enumerate(segments[episode])]
     columns: Sequence[Sequence[Any]] = list(zip(*rows, strict=True)) or [()] * 6
     episode, segment, first, last = (np.array(column, np.int64) for column in columns[:4])
     is_end, instruction = np.array(columns[4], bool), list(columns[5])
-    return SegmentTable(episode, segment, first, last, is_end, instruction, str(source), lengths, tasks, tuple(problems))
+    return SegmentTable(episode, segment, first, last, is_end, instruction, str(source), lengths, tasks, (*problems, *blank.values()))
+
+
+def _blank_problem(episode: int, segments: Iterable[Segment]) -> Problem | None:
+    """The first segment without an instruction that can be written into a prompt."""
+    for number, (first, last, _, text) in enumerate(segments):
+        if is_blank(text) or not is_unicode(text):
+            what = f"segment {number}, steps {first} to {last}: expected an instruction with a letter or digit, got {show(text)}"
+            return Problem("blank instruction", episode, what)
+    return None
 
 
 def misplaced(table: SegmentTable, lengths: Mapping[int, int]) -> Iterator[Problem]:
@@ -140,5 +171,19 @@ def misplaced(table: SegmentTable, lengths: Mapping[int, int]) -> Iterator[Probl
 
 
 def task_key(task: str) -> str:
-    """How the original spells a task as a key; tasks with the same key count as the same."""
-    return task.lower().strip().replace(" ", "_")
+    """How the original spells a task as a key, in one Unicode form (NFC); tasks with the same key count as the same."""
+    return unicodedata.normalize("NFC", task.lower().strip()).replace(" ", "_")
+
+
+def is_blank(text: str) -> bool:
+    """Whether an instruction says nothing: it has no letter or digit of any script."""
+    return not any(char.isalnum() for char in text)
+
+
+def is_unicode(text: str) -> bool:
+    """Whether a text can be written as UTF-8; JSON may hold halves of surrogate pairs, which cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -15,7 +15,7 @@ from PIL import Image
 
 from eosjax.data.images.headers import read_header
 from eosjax.data.rlds.tfrecord import RecordError, read_records
-from eosjax.data.specs import DatasetSpec
+from eosjax.data.specs import DatasetSpec, SpecError
 from eosjax.types import UserError
 
 SPLIT = "train"
@@ -30,13 +30,13 @@ class DatasetError(UserError):
 
 @dataclasses.dataclass(frozen=True)
 class Episode:
-    """One episode of T steps. It is identified by its position in the dataset: `file_path` names the task, not the episode."""
+    """One episode of T steps; T may be 0. It is identified by its position in the dataset: `file_path` names the task, not the episode."""
 
     index: int
     images: tuple[list[bytes], ...]  # per camera of the spec: T encoded images
     actions: np.ndarray  # f32 [T a], gripper 1 = open
     proprio: np.ndarray  # f32 [T p]
-    task: str  # the task instruction
+    task: str  # the task instruction; "" where the steps have it and there are none
     file_path: str
 
     def __len__(self) -> int:
@@ -182,8 +182,9 @@ class _Layout:
         action = _find(folder, leaves, "action_key", spec.action_key)
         instruction = _find(folder, leaves, "instruction_key", spec.instruction_key)
         for path in images:
-            image = leaves[path]
-            if not isinstance(image, tfds.features.Image) or image.np_dtype != np.uint8 or image.shape[-1] != 3:
+            image: Any = leaves[path]
+            sizes, dtype = image.shape, image.np_dtype
+            if not isinstance(image, tfds.features.Image) or sizes[-1] != 3 or dtype != np.uint8:
                 what = "expected an Image of three channels of uint8 (8-bit RGB)"
                 raise DatasetError(f"{folder}: image_keys: feature {'/'.join(path)}: {what}, got {image}")
         if leaves[instruction].np_dtype != np.object_ or leaves[instruction].shape != ():
@@ -216,18 +217,20 @@ class _Layout:
         states = [np.concatenate([np.ravel(_at(step, state)) for state in self.states]) for step in steps]
         stored_proprio = _matrix(states, "proprio", self.spec.proprio_size, where)
         kept = self.spec.kept_steps(len(steps))
-        if not steps[kept]:
-            raise DatasetError(f"{where}: {len(steps)} steps, of which the description leaves out all")
+        try:
+            actions = self.spec.standard_actions(stored_actions, stored_proprio)
+        except SpecError as error:
+            raise DatasetError(f"{where}: actions: {error}") from error
         images = tuple([_at(step, camera) for step in steps[kept]] for camera in self.images)
         for camera, pictures in zip(self.images, images, strict=True):
             _check_images(pictures, f"{where}, {'/'.join(camera)}")
         return Episode(
             index=index,
             images=images,
-            actions=self.spec.standard_actions(stored_actions, stored_proprio),
+            actions=actions,
             proprio=stored_proprio[kept].astype(np.float32),
             task=self._task(example, steps[kept], where),
-            file_path=_at(example, self.file_path).decode("utf-8") if self.file_path else "",
+            file_path=_text(_at(example, self.file_path), "/".join(self.file_path), where) if self.file_path else "",
         )
 
     def _task(self, example: Any, steps: Sequence[Any], where: str) -> str:
@@ -235,9 +238,9 @@ class _Layout:
             tasks = {_at(step, self.instruction) for step in steps}
         else:
             tasks = {_at(example, self.instruction)}
-        if len(tasks) != 1:
+        if len(tasks) > 1:
             raise DatasetError(f"{where}: expected one task instruction, got {sorted(tasks)}")
-        return tasks.pop().decode("utf-8")
+        return _text(tasks.pop(), "/".join(self.instruction), where) if tasks else ""
 
 
 def _version_key(version: str) -> tuple[int, ...]:
@@ -282,6 +285,14 @@ def _at(example: Any, path: tuple[str, ...]) -> Any:
     return example
 
 
+def _text(data: bytes, field: str, where: str) -> str:
+    """The text in UTF-8 bytes; `DatasetError` for other bytes."""
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DatasetError(f"{where}: {field}: expected text in UTF-8, got {data!r:.80} ({error.reason} at byte {error.start})") from error
+
+
 def _matrix(rows: Sequence[np.ndarray], field: str, size: int, where: str) -> np.ndarray:
     """The rows as [T size]; `DatasetError` for another size, NaN or infinity."""
     values = np.stack(rows) if rows else np.zeros((0, size))
@@ -307,6 +318,8 @@ def _check_images(pictures: Sequence[bytes], where: str) -> None:
             raise DatasetError(f"{where}, step {step}: {len(data)} bytes that are no whole JPEG or PNG image")
         if not header.is_rgb:
             raise DatasetError(f"{where}, step {step}: expected an 8-bit RGB image, got {header}")
+    if not pictures:
+        return
     try:
         with Image.open(io.BytesIO(pictures[0]), formats=("JPEG", "PNG")) as image:
             image.load()

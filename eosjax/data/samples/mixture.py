@@ -10,7 +10,7 @@ import numpy as np
 
 from eosjax.data.frames.store import FrameStore
 from eosjax.data.labels import Labels
-from eosjax.data.specs import DatasetSpec
+from eosjax.data.specs import UNSCALED_LIMIT, DatasetSpec
 from eosjax.data.stats import DatasetStats, compute_stats, normalise
 from eosjax.types import UserError
 
@@ -133,6 +133,40 @@ class Mixture:
 def stats_of(store: FrameStore, spec: DatasetSpec) -> DatasetStats:
     """Statistics of all episodes of a store, as in the original. Computed at each start (0.8 s for a million steps): nothing gets stale."""
     return compute_stats(store.actions, store.proprio, store.num_episodes, spec.action_mask)
+
+
+def check_conventions(datasets: Sequence[LabelledDataset]) -> None:
+    """Raises a `UserError` if the actions of the datasets do not mean the same (see `DatasetSpec.conventions`)."""
+    first = datasets[0]
+    for other in datasets[1:]:
+        for name, expected in first.spec.conventions.items():
+            got = other.spec.conventions[name]
+            if expected != got:
+                raise UserError(
+                    f"--dataset_name: {first.name} has {name} {expected} and {other.name} has {got}: one policy would learn both as one; "
+                    "--allow mixed_conventions mixes them all the same"
+                )
+
+
+def check_unscaled(name: str, actions: np.ndarray, spec: DatasetSpec, predicts_tokens: bool) -> None:
+    """Raises a `UserError` for a dimension of the actions that is not normalised and far from the range of those that are.
+
+    In an L1 loss it would outweigh all others; as tokens, which stand for -1 to 1, its values would be cut off.
+
+    Args:
+        name: of the dataset.
+        actions: f32 [N a], not normalised.
+        spec: of the dataset.
+        predicts_tokens: whether the actions are learnt as tokens.
+    """
+    limit = 1.0 if predicts_tokens else UNSCALED_LIMIT
+    for dimension in np.flatnonzero(~np.array(spec.action_mask)):
+        low, high = float(actions[:, dimension].min()), float(actions[:, dimension].max())
+        if max(-low, high) > limit:
+            raise UserError(
+                f"{name}: action dimension {dimension} is not normalised and ranges from {low:g} to {high:g}: expected -1 to 1; set "
+                f"action_mask to normalise it, or the convention of the gripper, in --dataset_specs"
+            )
 
 
 def merge_labels(parts: Sequence[Labels]) -> Labels:

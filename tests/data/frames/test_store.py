@@ -322,8 +322,17 @@ def test_damaged_record_names_the_episode_and_step(store):
         FrameStore(store.folder).images(6)
 
 
+def test_episodes_without_steps_keep_their_number(make_store):
+    store = make_store((0, 2, 0, 0, 3, 0))
+    assert np.diff(store.episode_starts).tolist() == [0, 2, 0, 0, 3, 0]
+    assert [store.locate(frame) for frame in range(5)] == [(1, 0), (1, 1), (4, 0), (4, 1), (4, 2)]
+    assert decode(store.images(2)[0])[0, 0].tolist() == [4, 0, 0]
+    with pytest.raises(DatasetError, match="no step in it"):
+        make_store((0, 0))
+
+
 def test_empty_dataset(tmp_path):
-    with pytest.raises(DatasetError, match="no episode"):
+    with pytest.raises(DatasetError, match="no step in it"):
         write_store(iter(()), "made", tmp_path)
 
 

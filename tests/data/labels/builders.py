@@ -20,7 +20,7 @@ KEY = TASK.replace(" ", "_")
 def dataset(*lengths: int, tasks: list[str] | None = None) -> Any:
     """What the join reads of a frame store."""
     starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    return SimpleNamespace(episode_starts=starts, tasks=tasks or [TASK] * len(lengths))
+    return SimpleNamespace(name="made", episode_starts=starts, tasks=tasks or [TASK] * len(lengths))
 
 
 def rows_of(table, episode=0):

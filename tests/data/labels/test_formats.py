@@ -8,26 +8,34 @@ from eosjax.data.labels import FORMATS, LabelError, import_labels
 from eosjax.types import UserError
 from tests.data.labels.builders import KEY, body, cyclevla, entry, language, lerobot, sarm
 
-BODY = body(2, entry(0), entry(1, end=True))
-JSON = {
-    "original": {"any": {KEY: {"episode_0": BODY}}},
-    "flat": {"any_episode_0": BODY},
-    "cyclevla": [cyclevla(0, 2, (0, 1, "pick"))],
-}
-FOLDERS = {
-    "lerobot-3.0": {"data": {"subtask_index": [0, 0]}, "subtasks": ["pick"]},
-    "lerobot-3.1": {"data": language([2], [(0.0, "pick")])},
-    "sarm-sparse": {"episodes": sarm([("pick", 0, 1)])},
-    "sarm-dense": {"episodes": sarm([("pick", 0, 1)], level="dense")},
-}
+
+def files(text):
+    """What the files and the folders of each format are made of: one episode of two steps that end with `text`."""
+    labels = body(2, entry(0, text), entry(1, text, end=True))
+    texts = {
+        "original": {"any": {KEY: {"episode_0": labels}}},
+        "flat": {"any_episode_0": labels},
+        "cyclevla": [cyclevla(0, 2, (0, 1, text))],
+    }
+    folders = {
+        "lerobot-3.0": {"data": {"subtask_index": [0, 0]}, "subtasks": [text]},
+        "lerobot-3.1": {"data": language([2], [(0.0, text)])},
+        "sarm-sparse": {"episodes": sarm([(text, 0, 1)])},
+        "sarm-dense": {"episodes": sarm([(text, 0, 1)], level="dense")},
+    }
+    return texts, folders
 
 
-def make(folder, format):
-    """A file or folder of the format, with one episode of two steps that end with `pick`."""
-    if format in FOLDERS:
-        return lerobot(folder, [2], **FOLDERS[format])
+JSON, FOLDERS = files("pick")
+
+
+def make(folder, format, text="pick"):
+    """A file or folder of the format."""
+    texts, folders = files(text)
+    if format in folders:
+        return lerobot(folder, [2], **folders[format])
     path = folder / "labels.json"
-    path.write_text(json.dumps(JSON[format]))
+    path.write_text(json.dumps(texts[format]))
     return path
 
 
@@ -88,6 +96,24 @@ def test_the_error_says_what_was_looked_for_and_found(tmp_path):
         "lerobot-3.0: expected a LeRobot folder",
     ):
         assert expected in text
+
+
+@pytest.mark.parametrize("format", FORMATS[1:])
+@pytest.mark.parametrize("text", ["", " \t", "?!"])
+def test_instructions_that_say_nothing_are_refused(tmp_path, format, text):
+    """They would be trained on as "take to ?"."""
+    table = import_labels(make(tmp_path, format, text), "any")
+    assert [(problem.kind, problem.episode) for problem in table.problems] == [("blank instruction", 0)]
+    assert "segment 0, steps 0 to 1: expected an instruction with a letter or digit" in table.problems[0].what
+    assert not table.lengths
+
+
+@pytest.mark.parametrize("format", JSON)
+def test_instructions_that_are_no_unicode_are_refused(tmp_path, format):
+    """JSON can hold half of a surrogate pair, which no tokenizer takes."""
+    path = make(tmp_path, format)
+    path.write_text(path.read_text().replace("pick", "\\ud800 a"))
+    assert [problem.kind for problem in import_labels(path, "any").problems] == ["blank instruction"]
 
 
 def test_a_lerobot_folder_without_labels(tmp_path):

@@ -1,6 +1,7 @@
 """The join of a table with a dataset."""
 
 import dataclasses
+import unicodedata
 
 import numpy as np
 import pytest
@@ -142,7 +143,7 @@ def test_one_corruption_is_one_problem_of_its_episode(table, kind, episode):
     corrupted = CORRUPTIONS[kind](table, episode)
     assert kinds(corrupted, store) == [(kind, episode)]
     if kind != "episode without labels":
-        assert kinds(corrupted, store, allow_unlabelled=True) == [(kind, episode)]
+        assert kinds(corrupted, store, allow=["unlabelled"]) == [(kind, episode)]
 
 
 @settings(deadline=None, derandomize=True, max_examples=60)
@@ -151,7 +152,7 @@ def test_an_episode_of_another_number_is_missing_and_left_over(table, episode):
     store = dataset_of(table)
     expected = [("episode without labels", episode), ("labels without episode", 4)]
     assert kinds(renumbered(table, episode), store) == expected
-    assert kinds(renumbered(table, episode), store, allow_unlabelled=True) == expected[1:]
+    assert kinds(renumbered(table, episode), store, allow=["unlabelled"]) == expected[1:]
 
 
 @settings(deadline=None, derandomize=True, max_examples=60)
@@ -176,21 +177,68 @@ def test_unlabelled_episodes_are_told(drop):
     segments = {episode: [Segment(0, 1, True, "pick")] for episode in range(3)}
     table = drop(make_table(segments, "made", dict.fromkeys(range(3), 3), dict.fromkeys(range(3), TASK)), 1)
     assert kinds(table, dataset(3, 3, 3)) == [("episode without labels", 1)]
-    labels = join_labels(table, dataset(3, 3, 3), allow_unlabelled=True)
+    labels = join_labels(table, dataset(3, 3, 3), allow=["unlabelled"])
     assert labels.labelled.tolist() == [True, False, True]
     assert np.flatnonzero(labels.ends).tolist() == [1, 7]
 
 
-@pytest.mark.parametrize("allow_unlabelled", [False, True])
-def test_no_label_at_all_is_an_error(allow_unlabelled):
+@pytest.mark.parametrize("allow", [[], ["unlabelled"]])
+def test_no_label_at_all_is_an_error(allow):
     table = make_table({}, "made", {}, {})
     expected = [("episode without labels", 0), ("episode without labels", 1)]
-    assert kinds(table, dataset(3, 3), allow_unlabelled=allow_unlabelled) == expected
+    assert kinds(table, dataset(3, 3), allow=allow) == expected
+
+
+LEFT_OUT = {
+    "unlabelled": ("episode without labels", lambda table, store, e: (unlabelled(table, e), store)),
+    "blank_tasks": ("blank task", lambda table, store, e: (with_task(table, e, " ?"), dataset_of(with_task(table, e, " ?")))),
+    "empty_episodes": ("empty episode", lambda table, store, e: (unlabelled(table, e), dataset_of(with_length(table, e, 0)))),
+}
+
+
+def with_task(table, episode, task):
+    return dataclasses.replace(table, tasks=table.tasks | {episode: task})
+
+
+def with_length(table, episode, length):
+    return dataclasses.replace(table, lengths=table.lengths | {episode: length})
+
+
+@settings(deadline=None, derandomize=True, max_examples=50)
+@given(tables(min_labelled=4), st.sampled_from(sorted(LEFT_OUT)), st.integers(0, 3))
+def test_an_episode_is_left_out_only_by_its_own_exception(table, name, episode):
+    kind, change = LEFT_OUT[name]
+    table, store = change(table, dataset_of(table), episode)
+    for allow in ([], LEFT_OUT.keys() - {name}):
+        assert kinds(table, store, allow=allow) == [(kind, episode)]
+    for allow in ([name], LEFT_OUT):
+        labels = join_labels(table, store, allow)
+        assert labels.labelled.tolist() == [number != episode for number in range(4)]
+        assert len(labels.ends) == store.episode_starts[-1]
+    other = task_labels(store, [name])
+    assert other.labelled.tolist() == [number != episode or name == "unlabelled" for number in range(4)]
+    if name != "unlabelled":
+        with pytest.raises(LabelError, match=f"made: labels refused: 1 x {kind}(?s:.*)--allow {name} leaves such episodes out, if others"):
+            task_labels(store)
+
+
+def test_an_empty_episode_may_be_in_the_labels_if_they_say_so():
+    tasks = dict.fromkeys(range(2), TASK)
+    for length, problems in ((0, [("empty episode", 1)]), (3, [("empty episode", 1), ("length mismatch", 1)])):
+        table = make_table({0: [Segment(0, 1, True, "pick")]}, "made", {0: 3, 1: length}, tasks)
+        assert kinds(table, dataset(3, 0)) == problems
+    assert kinds(table, dataset(3, 0), allow=["empty_episodes"]) == [("length mismatch", 1)]
+
+
+@settings(max_examples=100)
+@given(st.text(), st.sampled_from(["NFC", "NFD"]), st.sampled_from(["NFC", "NFD"]))
+def test_tasks_are_compared_in_one_unicode_form(text, one, other):
+    assert task_key(unicodedata.normalize(one, text)) == task_key(unicodedata.normalize(other, text))
 
 
 def test_an_unlabelled_episode_must_fit_too():
     table = make_table({0: [Segment(0, 1, True, "pick")]}, "made", {0: 3, 1: 4}, {0: TASK, 1: TASK})
-    assert kinds(table, dataset(3, 3), allow_unlabelled=True) == [("length mismatch", 1)]
+    assert kinds(table, dataset(3, 3), allow=["unlabelled"]) == [("length mismatch", 1)]
 
 
 def test_a_length_mismatch_names_its_likely_cause():

@@ -144,6 +144,14 @@ def test_fingers_are_asked_before_each_change_and_before_the_next(episodes):
     assert told == ([sum(moves) > 0.8 * len(moves)] if 2 * sum(moves) > len(moves) else [])
 
 
+def test_episodes_without_steps_change_nothing():
+    full, gripper, labels = dataset(30, 30), np.tile(1 - grasp(), 2), labels_of([episode_of(30, 9, 29)] * 2)
+    found = plausibility.check_dataset(labels, full, gripper, HZ)
+    assert found
+    labelled = np.array([False, True, False, True, False])
+    assert plausibility.check_dataset(labels._replace(labelled=labelled), dataset(0, 30, 0, 30, 0), gripper, HZ) == found
+
+
 def test_an_episode_that_ends_holding_though_its_task_does_not():
     gripper = np.concatenate([grasp(), grasp(), grasp(opened=30), grasp(opened=30)])
     starts, tasks, labelled = np.arange(5) * 30, ["a", "a", "a", "b"], np.ones(4, bool)
@@ -171,9 +179,9 @@ def test_the_unit_of_positions(unit, impossible, words):
     assert all(words in each.what for each in found)
 
 
-@given(st.lists(st.lists(st.tuples(st.floats(-9, 9), st.floats(-9, 9)), min_size=1, max_size=5), min_size=1, max_size=4))
+@given(st.lists(st.lists(st.tuples(st.floats(-9, 9), st.floats(-9, 9)), max_size=5), min_size=1, max_size=4).filter(any))
 def test_extents_are_the_largest_range_of_a_coordinate(episodes):
-    expected = [max(max(column) - min(column) for column in zip(*episode, strict=True)) for episode in episodes]
+    expected = [max(max(column) - min(column) for column in zip(*episode, strict=True)) for episode in episodes if episode]
     found = plausibility.extents(np.array(list(itertools.chain(*episodes))), starts_of(episodes))
     np.testing.assert_array_equal(found, expected)
 

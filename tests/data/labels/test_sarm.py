@@ -34,7 +34,7 @@ def test_the_same_sub_step_twice_in_a_row_and_gaps(tmp_path):
 def test_an_episode_that_is_not_annotated(tmp_path):
     table = import_labels(folder_of(tmp_path, [10, 5], sarm(EPISODE, None)), "any")
     assert kinds(table, dataset(10, 5)) == [("episode without labels", 1)]
-    assert kinds(table, dataset(10, 6), allow_unlabelled=True) == [("length mismatch", 1)]
+    assert kinds(table, dataset(10, 6), allow=["unlabelled"]) == [("length mismatch", 1)]
 
 
 def test_levels(tmp_path):

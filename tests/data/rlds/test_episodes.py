@@ -152,7 +152,6 @@ def test_newest_version_is_taken(tmp_path):
         ({"instruction_key": "reward"}, r"feature steps/reward: expected text, got Tensor"),
         ({"proprio_size": 7}, r"tfrecord-00000-of-00002: episode 0: proprio: expected shape \[T, 7\], got \[\d+, 8\]"),
         ({"state_keys": ("state", "joint_state")}, r"episode 0: proprio: expected shape \[T, 8\], got \[\d+, 15\]"),
-        ({"skip_first": 20}, r"episode 0: \d+ steps, of which the description leaves out all"),
     ],
 )
 def test_another_layout_than_described(tiny, change, message):
@@ -245,6 +244,42 @@ def test_files_of_another_format(tiny, copy):
         next(read_episodes(root, tiny.name, LIBERO))
 
 
+@pytest.fixture
+def change_steps(monkeypatch):
+    """A function (change) that has every episode read with its steps changed."""
+    import tensorflow_datasets as tfds
+
+    deserialise = tfds.features.FeaturesDict.deserialize_example_np
+
+    def install(change):
+        def changed(features, record, decoders):
+            example = deserialise(features, record, decoders=decoders)
+            return example | {"steps": change(list(example["steps"]))}
+
+        monkeypatch.setattr(tfds.features.FeaturesDict, "deserialize_example_np", changed)
+
+    return install
+
+
+def test_an_instruction_that_is_no_utf8_names_file_and_episode(tiny, change_steps):
+    change_steps(lambda steps: [step | {"language_instruction": b"pick \xff"} for step in steps])
+    with pytest.raises(DatasetError, match=r"-of-00002: episode 0: steps/language_instruction: expected text in UTF-8, got b'pick \\xff'"):
+        next(read_episodes(tiny.root, tiny.name, LIBERO))
+
+
+def test_a_gripper_in_another_unit_names_file_and_episode(tiny, change_steps):
+    change_steps(lambda steps: [step | {"action": np.full(7, 850, np.float32)} for step in steps])
+    with pytest.raises(DatasetError, match="-of-00002: episode 0: actions: gripper: .*, got 850 to 850"):
+        next(read_episodes(tiny.root, tiny.name, LIBERO))
+
+
+def test_an_episode_without_steps_keeps_its_number(tiny, change_steps):
+    change_steps(lambda steps: [] if len(steps) == tiny.lengths[3] else steps)
+    episodes = list(read_episodes(tiny.root, tiny.name, LIBERO))
+    assert [len(episode) for episode in episodes] == [length if length != tiny.lengths[3] else 0 for length in tiny.lengths]
+    assert (episodes[3].task, episodes[3].images, episodes[3].proprio.shape) == ("", ([], []), (0, 8))
+
+
 @pytest.mark.parametrize(
     ("step", "damage", "message"),
     [
@@ -254,18 +289,12 @@ def test_files_of_another_format(tiny, copy):
         (0, lambda data: data[:40] + bytes(10) + data[50:], r"steps/observation/wrist_image, step 0: does not decode as JPEG or PNG"),
     ],
 )
-def test_an_image_that_does_not_decode_names_file_episode_camera_and_step(tiny, monkeypatch, step, damage, message):
-    import tensorflow_datasets as tfds
-
-    deserialise = tfds.features.FeaturesDict.deserialize_example_np
-
-    def damaged(features, record, decoders):
-        example = deserialise(features, record, decoders=decoders)
-        steps = list(example["steps"])
+def test_an_image_that_does_not_decode_names_file_episode_camera_and_step(tiny, change_steps, step, damage, message):
+    def damaged(steps):
         steps[step]["observation"]["wrist_image"] = damage(steps[step]["observation"]["wrist_image"])
-        return example | {"steps": steps}
+        return steps
 
-    monkeypatch.setattr(tfds.features.FeaturesDict, "deserialize_example_np", damaged)
+    change_steps(damaged)
     with pytest.raises(DatasetError, match=f"-train.tfrecord-00000-of-00002: episode 0, {message}"):
         list(read_episodes(tiny.root, tiny.name, LIBERO))
 

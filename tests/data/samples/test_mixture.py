@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from eosjax.data.images.transforms import decode
 from eosjax.data.labels import Labels
-from eosjax.data.samples.mixture import Mixture, merge_labels, stats_of
+from eosjax.data.samples.mixture import Mixture, check_conventions, check_unscaled, merge_labels, stats_of
 from eosjax.data.specs import DatasetSpec
 from eosjax.data.stats import FieldStats, normalise
 from eosjax.types import UserError
@@ -95,6 +95,38 @@ def test_sizes_that_differ_are_refused(parts, change, message):
     other = dataclasses.replace(parts[1], spec=dataclasses.replace(parts[1].spec, **change))
     with pytest.raises(UserError, match=f"--dataset_name: {message}"):
         Mixture([parts[0], other])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"gripper": "as_stored"}, "one has gripper 1 = open and two has as stored: .* --allow mixed_conventions"),
+        ({"motion": "reached_states"}, "one has motion as_stored and two has reached_states"),
+        ({"action_mask": (True,) * 7}, r"one has action_mask \[True, .*, False\] and two has \[True, .*, True\]"),
+        ({"control_hz": 5.0}, "one has control_hz 20.0 and two has 5.0"),
+    ],
+)
+def test_conventions_that_differ_are_refused(parts, change, message):
+    other = dataclasses.replace(parts[1], spec=dataclasses.replace(parts[1].spec, **change))
+    with pytest.raises(UserError, match=f"--dataset_name: {message}"):
+        check_conventions([parts[0], other])
+
+
+def test_grippers_that_mean_the_same_once_they_are_read_can_be_mixed(parts):
+    check_conventions([parts[0], dataclasses.replace(parts[1], spec=dataclasses.replace(parts[1].spec, gripper="binarised"))])
+
+
+@pytest.mark.parametrize(("high", "tokens", "refused"), [(850, False, True), (1.5, False, False), (1.5, True, True), (1, True, False)])
+def test_dimensions_that_are_not_normalised_must_be_of_that_size(high, tokens, refused):
+    actions = np.full((3, 7), 50.0, np.float32)
+    actions[:, 6] = [-1, high, 0]
+    spec = DatasetSpec()
+    if not refused:
+        check_unscaled("one", actions, spec, tokens)
+        return
+    with pytest.raises(UserError, match=f"one: action dimension 6 is not normalised and ranges from -1 to {high:g}: .* action_mask"):
+        check_unscaled("one", actions, spec, tokens)
+    check_unscaled("one", actions, dataclasses.replace(spec, action_mask=(True,) * 7), tokens)
 
 
 def test_the_cameras_are_those_that_all_have(parts):
