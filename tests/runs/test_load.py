@@ -172,7 +172,5 @@ def test_a_checkpoint_under_another_number_is_refused(copied):
 
 def test_a_checkpoint_of_the_old_form_is_named(copied):
     (copied / configs.CHECKPOINTS / "20" / "record" / "metadata").write_text('{"samples": 160, "operating_point": null}')
-    with pytest.raises(
-        CheckpointError, match=f"20: written by another version .*: expected a record of version {VERSION}, got none"
-    ):
+    with pytest.raises(CheckpointError, match=f"20: written by another version .*: expected a record of version {VERSION}, got none"):
         load_run(copied, "newest")
