@@ -17,7 +17,7 @@ def main(argv: list[str]) -> None:
     sys.stdout.reconfigure(errors="replace")  # pyright: ignore[reportAttributeAccessIssue]  # a ✓ must not end a run
     try:
         check_train_extra()
-        from eosjax import flags  # behind the check, since it needs the extra
+        from eosjax import flags  # after the check, since it needs the extra
 
         demo = [] if SUBJECT & flags.flag_names(argv) else ["--config_path", str(DEMO)]
         parsed = flags.parse([*demo, *argv])

@@ -86,7 +86,7 @@ class RingBuffer:
 
         Args:
           state: the ring; donate it, or XLA copies the whole ring before it writes.
-          items: leaves [n ...], shaped and typed like the item of `init` behind the leading axis; n may be 0 or
+          items: leaves [n ...], shaped and typed like the item of `init` after the leading axis; n may be 0 or
             exceed the capacity. No gradient flows into what is stored.
           valid: bool [n]; rows that are False leave no trace.
           clock: i32 []; stored in `born` for the rows that enter now.

@@ -43,7 +43,7 @@ class EmptiedBuffer(BufferObjective):
     """The mistake of emptying a small buffer at each use: every row counts once at most, and most updates are waited for."""
 
     def loss(self, head, state, rows, keys, axis_name=None) -> EosTerm:
-        """As `BufferObjective`; behind a draw the buffer is empty."""
+        """As `BufferObjective`; after a draw the buffer is empty."""
         term = super().loss(head, state, rows, keys, axis_name)
         drawn = term.sums["eos_updates"] > 0
         emptied = dataclasses.replace(term.state, positive=_emptied(term.state.positive), negative=_emptied(term.state.negative))

@@ -23,7 +23,7 @@ from eosjax.training.objectives import EosObjective, EosRows
 from eosjax.training.optim import learning_rate_schedule, make_optimizer
 
 BLOCK = 2048  # rows that a head looks at in one piece when it is measured
-DECAY_AT = 2 / 3  # of the updates; behind it a tenth of the learning rate, as in the demo's recipe
+DECAY_AT = 2 / 3  # of the updates; after it a tenth of the learning rate, as in the demo's recipe
 _PART = "eos_head"
 
 

@@ -25,8 +25,8 @@ from eosjax.training.metrics import EOS_SUMS
 
 LEARNING_RATES = (3e-4, 1e-3, 3e-3)
 SEGMENTS = 30  # of a run, compiled once
-MEASURED = (0, 1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 18, 21, 24, 27, 30)  # behind so many segments: denser while the head learns fast
-FRESH = 50  # batches of the stream that come behind the last update: rows that no buffer holds
+MEASURED = (0, 1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 18, 21, 24, 27, 30)  # after so many segments: denser while the head learns fast
+FRESH = 50  # batches of the stream that come after the last update: rows that no buffer holds
 NEAR_END = 0.9  # share of the end value that counts as having learnt
 
 
@@ -205,7 +205,7 @@ def _counts(sums: dict[str, np.ndarray], positives: float) -> dict[str, float]:
 
 
 def _training_figures(bench: Bench, trainer: HeadTrainer, run: Runs, stream: np.ndarray) -> dict[str, float]:
-    """What a run's buffer does to its rows, as it is behind the last update; NaN for a method without a buffer of rows."""
+    """What a run's buffer does to its rows, as it is after the last update; NaN for a method without a buffer of rows."""
     names = ("train/class_from_age", "train/age_from_hidden", "train/loss_fresh", "train/loss_buffered")
     state = run.objective
     # Row numbers are integers; what else a buffer may hold is logits.

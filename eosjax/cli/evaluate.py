@@ -45,7 +45,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder for the results (RUN/evaluation/STEP-SPLIT); must not have any yet")
     parser.add_argument("--threshold", type=float, metavar="P", help="probability from which a step ends a sub-step (the stored one)")
     parser.add_argument(
-        "--nms", type=int, default=NMS_WINDOW, metavar="W", help="a firing rules out lower ones up to W steps away (%(default)s)"
+        "--nms", type=int, default=NMS_WINDOW, metavar="W", help="a firing silences lower scores up to W steps away (%(default)s)"
     )
     parser.add_argument("--num_devices", type=int, default=0, metavar="N", help="devices to run on (0: all)")
     add_place_flags(parser)

@@ -87,7 +87,7 @@ def baselines_on(data: Any, train: np.ndarray, episodes: np.ndarray) -> dict[str
 
 
 def steps_since_substep(ends: np.ndarray, episode_starts: np.ndarray) -> np.ndarray:
-    """Steps since the running sub-step began, i64 [N], at most 400: 0 at an episode's first step and at the step behind an end.
+    """Steps since the running sub-step began, i64 [N], at most 400: 0 at an episode's first step and at the step after an end.
 
     Args:
       ends: bool [N].

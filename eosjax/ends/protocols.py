@@ -4,7 +4,7 @@
 the head sees an end: `merge_votes`, then `eosjax.ends.measure.measure_scores`.
 
 *Deployed*: as on the robot. The policy is asked only where it plans; the first step of its chunk at which the sub-step is said to end
-cuts the chunk, and it plans again at the step behind. Otherwise the whole chunk is executed. It tells what a user gets: `replay`, then
+cuts the chunk, and it plans again at the next step. Otherwise the whole chunk is executed. It tells what a user gets: `replay`, then
 `eosjax.ends.measure.measure_decisions`.
 
 A replay reads predictions that were made along a recorded episode, each under the instruction of the sub-step that really ran. After a
@@ -82,7 +82,7 @@ class Cut(NamedTuple):
 
     slot: int | None  # the last action to execute; None: all of them, and the sub-step goes on
     timed_out: bool  # it ends there only because its time is up
-    clock: Clock  # behind what is executed; a new one behind an end
+    clock: Clock  # after what is executed; a new one after an end
 
 
 def cut_chunk(scores: np.ndarray, rule: Rule, clock: Clock) -> Cut:

@@ -17,7 +17,7 @@ _CENTRES = ((_EDGES[:-1] + _EDGES[1:]) / 2).astype(np.float32)
 
 
 class Targets(NamedTuple):
-    """What the text continues with behind each position from the empty token on."""
+    """What the text continues with after each position from the empty token on."""
 
     ids: jax.Array  # i32 [b k·a+1]: the action tokens and the stop token
     weights: jax.Array  # f32 [b k·a+1]: 0 past the end of the episode, and in all of a row that only fills the batch

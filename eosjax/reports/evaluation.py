@@ -185,7 +185,7 @@ class PolicyEvaluation:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """As `ScoreEvaluation.to_json`; with the figures of the deployed protocol behind their prefixes, and what else there is."""
+        """As `ScoreEvaluation.to_json`; with the figures of the deployed protocol under their prefixes, and what else there is."""
         content = self.dense.to_json()
         intervals = content.pop("intervals_95")
         about = content.pop("about")

@@ -180,7 +180,7 @@ def _dataset(config: TrainConfig, root: Path, recorded: DatasetRecord) -> str:
         check_train_extra()
     except MissingExtraError as error:
         return f"not looked for: this {error}"
-    from eosjax.data.frames.store import FrameStore, store_folder  # behind the check, since it needs the extra
+    from eosjax.data.frames.store import FrameStore, store_folder  # after the check, since it needs the extra
 
     if recorded.name == DEMO_DATASET:
         return "not needed: generated on first use"

@@ -52,7 +52,7 @@ class Prediction(NamedTuple):
     eos_raw: np.ndarray | None  # f64 [k], sigmoid of what the EOS head says; None without an EOS head
     eos: np.ndarray | None  # f64 [k], calibrated probability that the sub-step ends with this action
     cut: Any  # int or None: the action with which the sub-step ends; what follows it belongs to the next one
-    clock: Any  # `Clock` for the next call, if one was given, once the actions up to `cut`, or all, are executed; a new one behind an end
+    clock: Any  # `Clock` for the next call, if one was given, once the actions up to `cut`, or all, are executed; a new one after an end
 
 
 class Outputs(NamedTuple):
@@ -199,7 +199,7 @@ class Policy:
 
 
 def _cut(probabilities: np.ndarray, point: OperatingPoint, clock: Any) -> tuple[int | None, Clock | None]:
-    """Where a chunk ends its sub-step, and the clock behind it."""
+    """Where a chunk ends its sub-step, and the clock after it."""
     if clock is None:
         return first_end(probabilities, point.plain_threshold), None
     found = cut_chunk(probabilities, point.rule, clock)

@@ -17,7 +17,7 @@ from eosjax.config import METRICS_FILE, ConfigError, TrainConfig
 
 
 class MetricWriter:
-    """Writes rows of numbers. Rows behind `start_step`, left by a run that was cut off, are dropped first: they will come again.
+    """Writes rows of numbers. Rows after `start_step`, left by a run that was cut off, are dropped first: they will come again.
 
     Attributes:
       wandb_id: of the run at Weights & Biases; None without one.

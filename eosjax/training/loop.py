@@ -59,7 +59,7 @@ _SHOWN = (
 )
 
 
-# Called once, behind a whole run with a validation: (folder, training split, validation split, what the head says of the latter, operating
+# Called once, after a whole run with a validation: (folder, training split, validation split, what the head says of the latter, operating
 # point) -> lines for the console.
 Report = Callable[[Path, SampleSource, SampleSource, Sequence[ChunkedEpisode], OperatingPoint], str]
 
@@ -68,7 +68,7 @@ def run(config: TrainConfig, report: Report | None = None) -> None:
     """Trains a policy as the configuration says: the whole main job, from the data to the report.
 
     Writes to `config.run_dir`: config.yaml, dataset_statistics.json, tokenizer.json, metrics.jsonl, tensorboard/, checkpoints/ and, with
-    validation, what `report` adds to it. SIGINT and SIGTERM end the run behind the current update, with a checkpoint.
+    validation, what `report` adds to it. SIGINT and SIGTERM end the run after the current update, with a checkpoint.
 
     Raises:
       ConfigError: the configuration cannot be run.
@@ -306,7 +306,7 @@ class _Trainer:
         return found.episodes
 
     def _save(self, step: int) -> None:
-        """Saves behind everything that was logged up to here, so that a resumed run has the same lines."""
+        """Saves after everything up to here was logged, so that a resumed run has the same lines."""
         self._flush_log()
         self._check_finite(step)
         record = CheckpointRecord(self.record, step, self.validation, self._operating_point(), fetch_fingerprints(self.state))

@@ -141,7 +141,7 @@ def _seen(batch: Batch) -> Observation:
 
 
 def _add_to_window(state: TrainState, sums: dict[str, jax.Array], log_freq: int) -> dict[str, jax.Array]:
-    """Adds one update to the window, which starts anew behind each log line."""
+    """Adds one update to the window, which starts anew after each log line."""
     starts = state.step % log_freq == 0
     return jax.tree.map(lambda old, new: jnp.where(starts, new, old + new), state.window, {"steps": jnp.ones(()), **sums})
 

@@ -49,7 +49,7 @@ def predict_split(
 
 
 def figures(episodes: Sequence[ChunkedEpisode], point: OperatingPoint) -> dict[str, float]:
-    """The figures of both protocols that are defined, by name (see `eosjax.ends.measure`), those of the deployed one behind `DEPLOYED`.
+    """The figures of both protocols that are defined, by name (see `eosjax.ends.measure`), the deployed one's with the prefix `DEPLOYED`.
 
     Args:
       episodes: at least one.

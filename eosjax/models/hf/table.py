@@ -117,7 +117,7 @@ def renamed(name: str) -> str:
 def adapter_table(config: VLAConfig) -> Iterator[Entry]:
     """Entries of the low-rank branches in PEFT's layout: two tensors for each linear layer of `weight_table`.
 
-    PEFT's branch of a convolution is a convolution with `rank` outputs and one of 1 x 1 pixels behind it. With FiLM the original wraps the
+    PEFT's branch of a convolution is a convolution with `rank` outputs and one of 1 x 1 pixels after it. With FiLM the original wraps the
     vision backbone in one of the same name before it saves.
     """
     for entry in _branches(weight_table(config), "lora_{}.weight"):
