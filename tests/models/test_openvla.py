@@ -14,7 +14,8 @@ from eosjax.models.openvla import OpenVLA, all_hidden_states, demo_config
 PROPRIO = 9  # its place, after BOS and 2 views of 4 patches
 EMPTY = 5  # place of the empty token in the text of `inputs`
 ACTIONS = slice(6, 10)  # and of the placeholders
-QUICK = {"xla_backend_optimization_level": 0}  # these programs take far longer to compile than to run
+# These programs take far longer to compile than to run; fused as for users, since a test compares bits of two of them.
+QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": True}
 
 
 @functools.partial(jax.jit, static_argnums=0, compiler_options=QUICK)
