@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eosjax.data.samples.tokens import REPHRASINGS, demo_tokenizer, evaluation_prompt, load_tokenizer, training_prompt, wordings
+from eosjax.data.samples.tokens import (
+    REPHRASINGS,
+    TokenizerError,
+    demo_tokenizer,
+    evaluation_prompt,
+    load_tokenizer,
+    training_prompt,
+    wordings,
+)
 
 TOKENIZER = demo_tokenizer()
 
@@ -104,6 +112,40 @@ def test_demo_vocabulary_never_changes():
     assert (TOKENIZER.pad_id, TOKENIZER.bos_id, TOKENIZER.stop_id, TOKENIZER.empty_id) == (0, 1, 2, 3)
 
 
+def with_tokens(body, path, **changes):
+    """A tokenizer file with other ids; `changes`: token -> (id, place of its entry: vocab, added or both)."""
+    body = json.loads(json.dumps(body))
+    for token, (number, place) in changes.items():
+        body["model"]["vocab"].pop(token, None)
+        body["added_tokens"] = [entry for entry in body["added_tokens"] if entry["content"] != token]
+        if place != "added":
+            body["model"]["vocab"][token] = number
+        if place != "vocab":
+            flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+            body["added_tokens"].append({"id": number, "content": token, **flags, "special": True})
+    body["added_tokens"].sort(key=lambda entry: entry["id"])
+    path.write_text(json.dumps(body), encoding="utf-8")
+    return load_tokenizer(path)
+
+
+@pytest.mark.parametrize("place", ["vocab", "added", "both"])
+def test_action_ids_end_where_the_text_ends_wherever_the_pad_token_stands(golden, tmp_path, place):
+    body = json.loads((golden / "tiny32k" / "checkpoint" / "tokenizer.json").read_text(encoding="utf-8"))
+    tokenizer = with_tokens(body, tmp_path / "tokenizer.json", **{"<PAD>": (32_000, place)})
+    assert (tokenizer.text_vocab_size, tokenizer.vocab_size, tokenizer.pad_id) == (32_000, 32_001, 32_000)
+
+
+def test_the_stop_token_is_that_of_the_file(tmp_path):
+    body = json.loads(TOKENIZER.tokenizer.to_str())
+    taken = next(token for token, number in body["model"]["vocab"].items() if number == 559)
+    del body["model"]["vocab"][taken]
+    body["model"]["merges"] = [pair for pair in body["model"]["merges"] if "".join(pair) != taken]
+    tokenizer = with_tokens(body, tmp_path / "tokenizer.json", **{"</s>": (559, "both")})
+    assert tokenizer.stop_id == 559
+    ids, _ = tokenizer.encode(["In: a\nOut:"], 40, 4)
+    assert ids[0, -1] == 559
+
+
 def test_typical_instructions_are_short():
     for instruction in ("pick up the red block", "place the black bowl on the plate", "move the gripper away"):
         words = len(evaluation_prompt(instruction).split())
@@ -113,11 +155,11 @@ def test_typical_instructions_are_short():
 def test_files_that_are_no_tokenizer(tmp_path):
     path = tmp_path / "tokenizer.json"
     path.write_text("{}")
-    with pytest.raises(ValueError, match=f"{path}: expected a tokenizer.json"):
+    with pytest.raises(TokenizerError, match=f"{path}: expected a tokenizer.json"):
         load_tokenizer(path)
     body = json.loads(TOKENIZER.tokenizer.to_str())
     body["added_tokens"] = [token for token in body["added_tokens"] if token["content"] != "<PAD>"]
     del body["model"]["vocab"]["<PAD>"]
     path.write_text(json.dumps(body))
-    with pytest.raises(ValueError, match=f"{path}: expected the tokens .*; missing: <PAD>"):
+    with pytest.raises(TokenizerError, match=f"{path}: expected the tokens .*; missing: <PAD>"):
         load_tokenizer(path)

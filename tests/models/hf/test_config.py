@@ -1,13 +1,16 @@
 import dataclasses
+import json
 import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from eosjax.models.hf.config import TIMM_VITS, vla_config_from_hf
+from eosjax.models.hf.config import TIMM_VITS, action_vocabulary, vla_config_from_hf
+from eosjax.models.hf.config_fields import CONFIG_FIELDS, TEXT_FIELDS
 from eosjax.models.hf.weights import WeightsError, abstract_variables, export_weights
-from eosjax.models.llama import LlamaConfig
+from eosjax.models.llama import LlamaConfig, rope_tables
 
 OPENVLA_7B = {
     "use_fused_vision_backbone": True,
@@ -47,12 +50,132 @@ def test_configuration_reads_what_the_files_say():
     [
         ({"use_fused_vision_backbone": False}, "use_fused_vision_backbone"),
         ({"timm_model_ids": ["resnet50", "resnet50"]}, "timm_model_ids: expected two of vit_large.*resnet50"),
-        ({"text_config": {"vocab_size": 9, "rope_scaling": {"type": "linear"}}}, "rope_scaling"),
+        ({"timm_model_ids": None}, "timm_model_ids: expected two of .*, got None"),
+        ({"model_type": "prismatic_moe"}, r"config.json: model_type: expected 'openvla' or 'prismatic', got 'prismatic_moe'"),
+        ({"num_experts": 4}, "config.json: num_experts: unknown field"),
+        ({"image_resize_strategy": "letterbox"}, "image_resize_strategy: expected 'resize-naive', got 'letterbox'"),
+        ({"image_sizes": [224]}, "image_sizes: expected a list of 2 values"),
+        ({"image_sizes": [224, 10**400]}, "image_sizes: expected a whole number from 1 to 4096, got 1000"),
+        ({"image_sizes": [224, 225]}, "config.json: ViTConfig: image_size 225 is no multiple"),
+        ({"timm_override_act_layers": [None, "quick_gelu"]}, "timm_override_act_layers: expected None or .*: another activation"),
+        ({"quantization_config": {"bits": 4}}, "quantization_config: .*: quantised weights are not read"),
+        ({"text_config": None}, "text_config: expected an object, got None"),
+        ({"text_config": {"rope_scaling": {"type": "linear", "factor": 2.0}}}, r"text_config.rope_scaling.type: expected 'default'"),
+        (
+            {"text_config": {"rope_parameters": {"rope_type": "llama3", "rope_theta": 5e5}}},
+            r"rope_parameters.rope_type: expected 'default'",
+        ),
+        ({"text_config": {"rope_parameters": {"rope_theta": 5e5}, "rope_theta": 1e4}}, "two bases of the rotary frequencies"),
+        ({"text_config": {"rope_theta": float("nan")}}, "rope_theta: expected a number from 1 to 1e"),
+        (
+            {"text_config": {"model_type": "mistral", "sliding_window": 4096}},
+            "model_type: expected 'llama', .*\n.*sliding_window: expected None",
+        ),
+        ({"text_config": {"hidden_act": "gelu"}}, "text_config.hidden_act: expected 'silu' or 'swish', got 'gelu'"),
+        ({"text_config": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor: expected 1 or None, got 0.5"),
+        ({"text_config": {"attention_bias": True}}, "attention_bias: expected False or None, got True"),
+        ({"text_config": {"head_dim": 64}}, "head_dim: expected hidden_size / num_attention_heads = 128, got 64"),
+        ({"text_config": {"hidden_size": 4095}}, "config.json: LlamaConfig: width 4095"),
+        ({"text_config": {"num_hidden_layers": 10**9}}, "num_hidden_layers: expected a whole number from 1 to 1000"),
     ],
 )
 def test_refuses_other_architectures(change, message):
     with pytest.raises(WeightsError, match=message):
         vla_config_from_hf(OPENVLA_7B | change)
+
+
+PIXELS = [{"mean": [0.5] * 3, "std": [0.5] * 3, "inplace": False}] * 2
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({}, "preprocessor_config.json: means: expected a list of 2 values, got None"),
+        ({"tvf_normalize_params": PIXELS[:1]}, "tvf_normalize_params: expected a list of 2 values"),
+        (
+            {"tvf_normalize_params": [{"mean": [0.5] * 3, "std": [0.0] * 3}] * 2},
+            "tvf_normalize_params: expected a number from 0.001 to 10, got 0",
+        ),
+        ({"tvf_normalize_params": [None, None]}, "tvf_normalize_params: expected an object, got None"),
+        (
+            {"tvf_normalize_params": PIXELS, "tvf_do_letterbox": True},
+            "tvf_do_letterbox: expected False or None, got True: images get no border",
+        ),
+        (
+            {"tvf_normalize_params": PIXELS, "tvf_crop_params": [{"output_size": [200, 200]}] * 2},
+            "tvf_crop_params: expected the image_sizes",
+        ),
+        ({"tvf_normalize_params": PIXELS, "tvf_resize_params": [{"size": 224}] * 2}, "tvf_resize_params: expected the image_sizes"),
+        ({"tvf_normalize_params": PIXELS, "do_rescale": False}, "preprocessor_config.json: do_rescale: unknown field"),
+    ],
+)
+def test_refuses_other_preprocessing(content, message):
+    with pytest.raises(WeightsError, match=message):
+        vla_config_from_hf(OPENVLA_7B, content)
+
+
+def test_pixels_come_from_means_where_no_transform_is_stored():
+    config = vla_config_from_hf(OPENVLA_7B, {"means": [[0.1] * 3, [0.2] * 3], "stds": [[0.3] * 3, [0.4] * 3]})
+    assert (config.dino.image_mean, config.siglip.image_std) == ((0.1,) * 3, (0.4,) * 3)
+
+
+def test_the_files_of_the_original_pass(golden):
+    folder = golden / "tiny32k" / "checkpoint"
+    config, preprocessor = (json.loads((folder / name).read_text()) for name in ("config.json", "preprocessor_config.json"))
+    read = vla_config_from_hf(config, preprocessor)
+    assert (read.llama.width, read.llama.depth, read.llama.vocab_size, read.dino.image_size) == (64, 2, 32064, 56)
+    assert read.dino.image_mean[0] == pytest.approx(0.485)
+    assert action_vocabulary(config) == 32_000
+    # As openvla/openvla-7b has it on the hub.
+    public = config | {
+        "auto_map": {"AutoConfig": "configuration_prismatic.OpenVLAConfig"},
+        "image_sizes": [224, 224],
+        "text_config": {"model_type": "llama", "pad_token_id": 32000, "torch_dtype": "bfloat16", "vocab_size": 32064},
+        "torch_dtype": "bfloat16",
+    }
+    assert vla_config_from_hf(public).llama == LlamaConfig()
+
+
+def test_what_todays_transformers_writes_passes():
+    """Every field of its LlamaConfig has a treatment; rotary frequencies of the base that it wrote are its own."""
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed (extra `parity`)")
+    torch = pytest.importorskip("torch", reason="torch is not installed (extra `parity`)")
+    written = transformers.LlamaConfig(
+        vocab_size=64, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, intermediate_size=48,
+        rms_norm_eps=1e-5, rope_parameters={"rope_type": "default", "rope_theta": 500.0},
+    )  # fmt: skip
+    text = json.loads(written.to_json_string(use_diff=False))
+    assert text.keys() <= TEXT_FIELDS.keys()
+    llama = vla_config_from_hf(OPENVLA_7B | {"text_config": text}).llama
+    assert llama == LlamaConfig(64, 32, 2, 4, 2, 48, rms_norm_eps=1e-5, rope_theta=500.0)
+    rotary = transformers.models.llama.modeling_llama.LlamaRotaryEmbedding(written)
+    theirs = rotary(torch.zeros(1), torch.arange(40)[None])
+    for ours, table in zip(rope_tables(jnp.arange(40)[None], llama.head_dim, llama.rope_theta), theirs, strict=True):
+        np.testing.assert_allclose(ours, table[..., : llama.head_dim // 2], atol=2e-6)
+    base = transformers.PretrainedConfig().to_dict().keys()
+    assert base <= TEXT_FIELDS.keys()
+    assert base <= CONFIG_FIELDS.keys()
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [({}, 32_000), ({"pad_to_multiple_of": 0}, 32_064), ({"text_config": {"vocab_size": 1000}, "n_action_bins": 256}, 936)],
+)
+def test_the_vocabulary_of_actions_is_that_of_the_original(change, found):
+    assert action_vocabulary(OPENVLA_7B | change) == found
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"n_action_bins": 128}, "config.json: n_action_bins: expected 256 for actions as tokens, got 128"),
+        ({"pad_to_multiple_of": -1}, "pad_to_multiple_of: expected a whole number from 0"),
+        ({"text_config": {"vocab_size": 300}}, "expected more than 256 ids beside pad_to_multiple_of 64, got 300"),
+    ],
+)
+def test_a_vocabulary_without_room_for_actions_is_refused(change, message):
+    with pytest.raises(WeightsError, match=message):
+        action_vocabulary(OPENVLA_7B | change)
 
 
 def test_encoders_are_measured_by_their_tensors(tiny):
