@@ -287,9 +287,10 @@ def compiled(method, capacity, dtype, rows=64):
     state = jax.eval_shape(lambda: buffer.init(item))
     if method == "add":
         args = jax.ShapeDtypeStruct((rows, *item.shape), dtype), jax.ShapeDtypeStruct((rows,), bool)
-        program = jax.jit(buffer.add, donate_argnums=0).lower(state, *args).compile()
+        lowered = jax.jit(buffer.add, donate_argnums=0).lower(state, *args)
     else:
-        program = jax.jit(buffer.sample).lower(state, jax.random.key(0)).compile()
+        lowered = jax.jit(buffer.sample).lower(state, jax.random.key(0))
+    program = lowered.compile({"xla_cpu_use_fusion_emitters": True})  # as for users
     text, memory = program.as_text(), program.memory_analysis()
     assert text
     assert memory
