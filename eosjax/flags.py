@@ -13,6 +13,8 @@ from pathlib import Path
 import yaml
 
 from eosjax.config import ConfigError, TrainConfig
+from eosjax.documents import DocumentError, read_yaml
+from eosjax.fields import show
 
 
 def parse(argv: Sequence[str]) -> TrainConfig:
@@ -27,10 +29,8 @@ def parse(argv: Sequence[str]) -> TrainConfig:
     known = {field.name for field in dataclasses.fields(TrainConfig)} | {"config_path", "help"}
     for name in flag_names(args):
         _check_known(name, known, prefix="--", where="unknown flag")
-    for name, value in _config_paths(args):
-        _check_file(name, value, known)
     try:
-        return draccus.parse(TrainConfig, args=args, exit_on_error=False)
+        return draccus.parse(TrainConfig, args=_with_files(args, known), exit_on_error=False)
     except ConfigError:
         raise
     except Exception as error:  # draccus wraps what __post_init__ raises, at times more than once
@@ -61,10 +61,16 @@ def _complete(args: list[str]) -> list[str]:
     return completed
 
 
-def _config_paths(args: Sequence[str]) -> list[tuple[str, str]]:
-    flag = "--config_path"
-    paths = [following for arg, following in zip(args, args[1:], strict=False) if arg == flag]
-    return [(flag, path) for path in (*paths, *(arg.removeprefix(flag + "=") for arg in args if arg.startswith(flag + "=")))]
+def _with_files(args: Sequence[str], known: set[str]) -> list[str]:
+    """The arguments with the flags of each `--config_path` in front, which all others then override."""
+    of_files, others, rest = [], [], iter(args)
+    for arg in rest:
+        flag, sep, value = arg.partition("=")
+        if flag == "--config_path":
+            of_files += _read_file(Path(value if sep else next(rest, "")), known)
+        else:
+            others.append(arg)
+    return of_files + others
 
 
 def _check_known(name: str, known: set[str], *, prefix: str, where: str) -> None:
@@ -74,18 +80,17 @@ def _check_known(name: str, known: set[str], *, prefix: str, where: str) -> None
     raise ConfigError(f"{where} {prefix}{name}" + (f": did you mean {prefix}{near[0]}?" if near else "; --help lists all"))
 
 
-def _check_file(flag: str, value: str, known: set[str]) -> None:
-    path = Path(value)
-    if not path.is_file():
-        raise ConfigError(f"{flag} {path}: no such file")
+def _read_file(path: Path, known: set[str]) -> list[str]:
+    """The flags in a YAML file, `--name=value` each."""
     try:
-        content = yaml.safe_load(path.read_text()) or {}
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{flag} {path} is not YAML: {error}") from error
+        content = read_yaml(path) or {}
+    except DocumentError as error:
+        raise ConfigError(f"--config_path {error}") from error
     if not isinstance(content, dict):
-        raise ConfigError(f"{flag} {path}: expected `flag: value` lines, got a {type(content).__name__}")
+        raise ConfigError(f"--config_path {path}: expected `flag: value` lines, got {show(content)}")
     for key in content:
         _check_known(str(key), known - {"config_path", "help"}, prefix="", where=f"{path}: unknown key")
+    return [f"--{key}={_plain(value)}" for key, value in content.items()]
 
 
 def _root_message(error: BaseException) -> str:
@@ -104,7 +109,11 @@ def save(config: TrainConfig, path: Path) -> None:
 
 
 def _plain(value: object) -> str:
-    return yaml.safe_dump(str(value) if isinstance(value, Path) else value, default_flow_style=True).removesuffix("...\n").strip()
+    return (
+        yaml.safe_dump(str(value) if isinstance(value, Path) else value, default_flow_style=True, width=float("inf"))
+        .removesuffix("...\n")
+        .strip()
+    )
 
 
 def load(path: Path) -> TrainConfig:

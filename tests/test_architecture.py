@@ -12,17 +12,18 @@ from eosjax import cli
 
 PACKAGE = Path(__file__).parents[1] / "eosjax"
 
-BASE = {"types", "config", "flags", "njit", "extras", "fields", "names"}
+BASE = {"types", "config", "flags", "njit", "extras", "fields", "names", "documents"}
 CORE = BASE | {"buffer", "losses", "models", "data", "ends", "demo", "runs"}
 # Which rooms each room may import, beside itself.
 MAY_IMPORT = {
     "types": set(),
     "config": {"names", "types"},
-    "flags": {"config", "types"},
+    "flags": {"config", "documents", "fields", "types"},
     "njit": set(),
     "extras": {"types"},
     "fields": {"types"},
     "names": {"types"},
+    "documents": {"fields", "types"},
     "buffer": {"types"},
     "losses": BASE,
     "models": BASE | {"losses"},
@@ -41,7 +42,8 @@ TENSORFLOW, JAX = {"tensorflow", "tensorflow_datasets"}, {"jax", "flax", "optax"
 FORBIDDEN = {
     **dict.fromkeys(MAY_IMPORT, TENSORFLOW),
     **dict.fromkeys(
-        ("types", "config", "flags", "njit", "extras", "fields", "names", "data", "ends", "demo", "reports", "__main__"), TENSORFLOW | JAX
+        ("types", "config", "flags", "njit", "extras", "fields", "names", "documents", "data", "ends", "demo", "reports", "__main__"),
+        TENSORFLOW | JAX,
     ),
     "buffer": TENSORFLOW | {"orbax", "grain"},
     "losses": TENSORFLOW | {"orbax", "grain"},

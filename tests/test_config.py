@@ -51,7 +51,7 @@ def test_a_file_is_overridden_by_flags(tmp_path):
 
 def test_save_and_load_give_the_same_configuration(tmp_path):
     config = dataclasses.replace(
-        TrainConfig(), substep_labels_path=Path("a b/c.json"), run_id_note="yes", learning_rate=1e-5, wandb_entity="null"
+        TrainConfig(), substep_labels_path=Path("ä b/c.json " * 9), run_id_note="yes", learning_rate=1e-5, wandb_entity="null"
     )
     save(config, tmp_path / "config.yaml")
     assert load(tmp_path / "config.yaml") == config
@@ -92,7 +92,7 @@ def test_recipes_parse_and_open_with_their_command(recipe):
         ("--batch_size eight", "batch_size.*eight"),
         ("--eos_buffer_capcity 50", "unknown flag --eos_buffer_capcity: did you mean --eos_buffer_capacity?"),
         ("--frobnicate 1", "unknown flag --frobnicate; --help lists all"),
-        ("--config_path nowhere.yaml", "--config_path nowhere.yaml: no such file"),
+        ("--config_path nowhere.yaml", "--config_path nowhere.yaml: unreadable file: No such file"),
         ("--use_substep_eos False", "--use_substep_eos False leaves them out"),
         ("--vla_path demo", "add --use_lora False"),
         ("--vla_path demo --use_lora False --vla_revision v1", "--vla_revision v1: --vla_path demo is built here"),
@@ -197,6 +197,13 @@ def test_an_unknown_key_of_a_file_is_named_with_the_nearest(tmp_path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("lambda_eoss: 2\n")
     with pytest.raises(ConfigError, match=r"recipe.yaml: unknown key lambda_eoss: did you mean lambda_eos\?"):
+        parse(["--config_path", str(recipe)])
+
+
+def test_a_key_twice_in_a_file_is_refused(tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("seed: 2\nbatch_size: 8\nseed: 3\n")
+    with pytest.raises(ConfigError, match=r"--config_path .*recipe.yaml: repeated key: 'seed' twice"):
         parse(["--config_path", str(recipe)])
 
 

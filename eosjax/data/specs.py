@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import yaml
 
+from eosjax.documents import DocumentError, read_yaml
+from eosjax.fields import show
 from eosjax.types import UserError
 
 GripperConvention = Literal["minus_open_plus_closed", "binarised", "as_stored"]
@@ -207,11 +208,9 @@ def load_specs(path: str | Path) -> dict[str, DatasetSpec]:
     """
     path = Path(path).expanduser()
     try:
-        content = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise SpecError(f"--dataset_specs {path}: cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SpecError(f"--dataset_specs {path}: not YAML: {error}") from error
+        content = read_yaml(path)
+    except DocumentError as error:
+        raise SpecError(f"--dataset_specs {error}") from error
     if not isinstance(content, dict) or not content:
         raise SpecError(f"--dataset_specs {path}: expected {{dataset: {{field: value, …}}, …}}, got {_kind(content)}")
     specs = {}
@@ -235,7 +234,7 @@ def _from_fields(fields: Mapping[str, Any]) -> DatasetSpec:
     for field in fields:
         if field not in types:
             nearest = difflib.get_close_matches(str(field), types, n=1, cutoff=0.0)[0]
-            raise SpecError(f"unknown field {field!r}; did you mean {nearest!r}? The fields are {', '.join(types)}")
+            raise SpecError(f"unknown field {show(field)}; did you mean {nearest!r}? The fields are {', '.join(types)}")
     return DatasetSpec(**{field: _convert(field, value, types[field]) for field, value in fields.items()})
 
 
@@ -244,7 +243,7 @@ def _convert(field: str, value: Any, wanted: Any) -> Any:
     origin, arguments = typing.get_origin(wanted), typing.get_args(wanted)
     if origin is Literal:
         if value not in arguments:
-            raise SpecError(f"{field}: expected {_either(arguments)}, got {value!r}")
+            raise SpecError(f"{field}: expected {_either(arguments)}, got {show(value)}")
         return value
     if origin is tuple:
         if not isinstance(value, list):
@@ -263,4 +262,4 @@ def _either(values: Iterable[str]) -> str:
 
 
 def _kind(value: Any) -> str:
-    return "nothing" if value is None else f"{value!r} ({type(value).__name__})"
+    return "nothing" if value is None else f"{show(value)} ({type(value).__name__})"

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from eosjax.data.specs import Normalisation
+from eosjax.documents import DocumentError, read_json
 from eosjax.types import UserError
 
 STATS_FILE = "dataset_statistics.json"
@@ -146,11 +147,9 @@ def load_stats(path: str | Path, name: str) -> DatasetStats:
     """
     path = Path(path)
     try:
-        datasets = json.loads(path.read_text())
-    except OSError as error:
-        raise StatsError(f"{path}: unreadable: {error.strerror}") from error
-    except ValueError as error:
-        raise StatsError(f"{path}: not JSON: {error}") from error
+        datasets = read_json(path)
+    except DocumentError as error:
+        raise StatsError(str(error)) from error
     if not isinstance(datasets, dict) or not isinstance(datasets.get(name), dict):
         found = ", ".join(datasets) if isinstance(datasets, dict) else ""
         raise StatsError(f"{path}: expected statistics of {name!r}, found those of {found or 'none'}")

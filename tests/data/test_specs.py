@@ -172,8 +172,14 @@ def test_files_that_are_no_descriptions(write, text, message):
         load_specs(path)
 
 
+def test_a_field_or_a_dataset_twice_is_refused(write):
+    for text in (OWN + OWN, OWN + "  action_size: 7\n"):
+        with pytest.raises(SpecError, match=r"--dataset_specs .*specs.yaml: repeated key: '(my_robot|action_size)' twice"):
+            load_specs(write(text))
+
+
 def test_missing_file(tmp_path):
-    with pytest.raises(SpecError, match="specs.yaml: cannot be read: No such file"):
+    with pytest.raises(SpecError, match="specs.yaml: unreadable file: No such file"):
         spec_for("libero_goal", tmp_path / "specs.yaml")
 
 

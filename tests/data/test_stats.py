@@ -143,5 +143,5 @@ def test_unusable_files(tmp_path, content, message):
 
 
 def test_missing_file(tmp_path):
-    with pytest.raises(StatsError, match="nowhere.json: unreadable: No such file"):
+    with pytest.raises(StatsError, match="nowhere.json: unreadable file: No such file"):
         load_stats(tmp_path / "nowhere.json", "some")

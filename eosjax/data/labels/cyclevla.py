@@ -14,6 +14,7 @@ from typing import Any
 
 from eosjax.data.labels.files import is_count, read_json
 from eosjax.data.labels.table import Problem, Segment, SegmentTable, make_table, refused
+from eosjax.fields import show
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -41,7 +42,7 @@ def mismatch(content: Any) -> str | None:
     bodies = _bodies(content)
     for where, body in bodies.items():
         if not isinstance(body, dict) or not {"metadata", "chunks"} <= body.keys():
-            got = f"keys {', '.join(list(body)[:5])}" if isinstance(body, dict) else f"{body!r:.60}"
+            got = f"keys {', '.join(list(body)[:5])}" if isinstance(body, dict) else f"{show(body)}"
             return f"{where + ': ' if where else ''}expected metadata and chunks, got {got}"
     return None if bodies else "expected a list of episodes, got an empty one"
 
@@ -64,7 +65,7 @@ def read_episodes(source: object, content: Any, name: str) -> SegmentTable:
         length, task, chunks = metadata.get("n_steps"), metadata.get("language_instruction"), body["chunks"]
         if not (episode.isdecimal() and is_count(length) and isinstance(task, str) and isinstance(chunks, list)):
             what = f"{where}: expected metadata with episode_id, n_steps, language_instruction and a list chunks"
-            problems.append(Problem("wrong shape", None, f"{what}, got {body['metadata']!r:.120}"))
+            problems.append(Problem("wrong shape", None, f"{what}, got {show(body['metadata'])}"))
             continue
         number = int(episode)
         if number in found_in:
@@ -101,5 +102,5 @@ def _chunk_problems(episode: int, where: str, chunks: list[Any]) -> Iterator[Pro
         fields = chunk if isinstance(chunk, dict) else {}
         start, end, subtask = fields.get("start"), fields.get("end"), fields.get("subtask", "")
         if not is_count(start) or not is_count(end) or not isinstance(subtask, str):
-            what = f"{where}: chunks[{index}]: expected start, end (numbers) and subtask (text), got {chunk!r:.120}"
+            what = f"{where}: chunks[{index}]: expected start, end (numbers) and subtask (text), got {show(chunk)}"
             yield Problem("wrong shape", episode, what)

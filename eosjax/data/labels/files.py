@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -11,37 +9,24 @@ from typing import Any, TypeGuard
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from eosjax import documents
 from eosjax.data.labels.table import LabelError, refused
+from eosjax.documents import DocumentError
+
+_LARGEST = 2**31 - 1
 
 
 def read_json(path: Path) -> Any:
-    """The content of a JSON file.
-
-    Raises:
-        LabelError: unreadable, not UTF-8, not JSON (with line and column), or a key that is repeated in an object, which
-            Python's reader would drop silently.
-    """
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        result = dict(pairs)
-        if len(result) != len(pairs):
-            repeated = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
-            raise refused(path, "repeated key", f"{repeated!r} twice in one object")
-        return result
-
+    """The content of a JSON file; `LabelError` for the faults of `eosjax.documents.read_json`."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=unique)
-    except OSError as error:
-        raise refused(path, "unreadable file", str(error)) from error
-    except json.JSONDecodeError as error:
-        raise refused(path, "not JSON", f"{error.msg} at line {error.lineno}, column {error.colno}") from error
-    except UnicodeDecodeError as error:
-        raise refused(path, "not UTF-8", str(error)) from error
+        return documents.read_json(path)
+    except DocumentError as error:
+        raise refused(path, error.fault, error.what) from error
 
 
 def is_count(value: Any) -> TypeGuard[int]:
-    """Whether a JSON value is a whole number from 0 on."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    """Whether a JSON value is a whole number from 0 on, as small as one of steps or episodes."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _LARGEST
 
 
 def column_names(path: Path) -> list[str]:

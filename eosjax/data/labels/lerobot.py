@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from eosjax.data.labels.files import column_names, is_count, read_batches, read_columns, read_json
 from eosjax.data.labels.table import Problem, Segment, SegmentTable, make_table, refused
+from eosjax.fields import show
 
 _LANGUAGE = "language_persistent"
 _NO_ROWS = np.zeros(0, np.int64)
@@ -61,7 +62,7 @@ def open_dataset(root: Path) -> Dataset:
     if not all(is_count(value) for row in episodes for value in (row["episode_index"], row["length"])):
         raise refused(root, "wrong shape", "meta/episodes: expected whole numbers episode_index and length")
     problems = [
-        Problem("instruction mismatch", row["episode_index"], f"meta/episodes: expected one task, got {row['tasks']!r:.120}")
+        Problem("instruction mismatch", row["episode_index"], f"meta/episodes: expected one task, got {show(row['tasks'])}")
         for row in episodes
         if not isinstance(row["tasks"], list) or len(row["tasks"]) != 1
     ]

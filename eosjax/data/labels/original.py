@@ -13,6 +13,7 @@ from typing import Any
 
 from eosjax.data.labels.files import is_count
 from eosjax.data.labels.table import Kind, Problem, Segment, SegmentTable, make_table, refused, task_key
+from eosjax.fields import show
 
 _FLAT_KEY = re.compile(r"(?P<dataset>.+)_episode_(?P<episode>[0-9]+)")
 
@@ -20,7 +21,7 @@ _FLAT_KEY = re.compile(r"(?P<dataset>.+)_episode_(?P<episode>[0-9]+)")
 def suites_mismatch(content: Any) -> str | None:
     """Why parsed JSON is not of format 1, `{suite: {task: {"episode_N": body}}}`; None when it may be."""
     if not isinstance(content, dict) or not content:
-        return f"expected an object of suites, got {content!r:.60}"
+        return f"expected an object of suites, got {show(content)}"
     suites = {key: value for key, value in content.items() if not _is_flat_item(key, value)}
     if not suites:
         return f"expected an object of suites, got keys like {next(iter(content))!r}"
@@ -32,7 +33,7 @@ def flat_mismatch(content: Any) -> str | None:
     """Why parsed JSON is not of format 2, `{"<dataset>_episode_N": body}`; None when it may be."""
     if isinstance(content, dict) and any(_is_flat_item(*item) for item in content.items()):
         return None
-    got = f"keys {', '.join(list(content)[:3])}" if isinstance(content, dict) else f"{content!r:.60}"
+    got = f"keys {', '.join(list(content)[:3])}" if isinstance(content, dict) else f"{show(content)}"
     return f"expected keys <dataset>_episode_N with timestep_labels, got {got}"
 
 
@@ -122,13 +123,13 @@ def _body_problem(where: str, task: str | None, body: Any) -> tuple[Kind, str] |
     """(kind, what) of the first problem of an episode of the file; None without a problem."""
     entries = body.get("timestep_labels") if isinstance(body, dict) else None
     if not isinstance(entries, list):
-        return "wrong shape", f"{where}: expected a list timestep_labels, got {body!r:.80}"
+        return "wrong shape", f"{where}: expected a list timestep_labels, got {show(body)}"
     length = body.get("total_timesteps")
     if not is_count(length):
         return "wrong shape", f"{where}: total_timesteps: expected a number of steps, got {length!r}"
     instruction = body.get("instruction", task)
     if not isinstance(instruction, str):
-        return "wrong shape", f"{where}: instruction: expected text, got {instruction!r:.80}"
+        return "wrong shape", f"{where}: instruction: expected text, got {show(instruction)}"
     if task is not None and task_key(instruction) != task_key(task):
         return "instruction mismatch", f"{instruction!r} under the task {task!r} of the label file"
     previous = -1
@@ -137,7 +138,7 @@ def _body_problem(where: str, task: str | None, body: Any) -> tuple[Kind, str] |
         step, end = fields.get("timestep"), fields.get("is_substep_end")
         at = f"{where}: timestep_labels[{index}]"
         if not is_count(step) or not isinstance(fields.get("APD_step"), str):
-            return "wrong shape", f"{at}: expected timestep (a number) and APD_step (text), got {entry!r:.120}"
+            return "wrong shape", f"{at}: expected timestep (a number) and APD_step (text), got {show(entry)}"
         if end not in (None, False, True):  # 0 and 1 equal the booleans
             return "wrong shape", f"{at}: is_substep_end: expected true, false, null, 0 or 1, got {end!r}"
         if step <= previous:
@@ -151,8 +152,8 @@ def _body_problem(where: str, task: str | None, body: Any) -> tuple[Kind, str] |
 def _suite_mismatch(suite: str, tasks: Any) -> str | None:
     """Why a value of the file has not the tasks of a suite; None when it has."""
     if not isinstance(tasks, dict):
-        return f"{suite}: expected tasks, got {tasks!r:.60}"
-    wrong = [f"{task}: expected episodes, got {episodes!r:.60}" for task, episodes in tasks.items() if not isinstance(episodes, dict)]
+        return f"{suite}: expected tasks, got {show(tasks)}"
+    wrong = [f"{task}: expected episodes, got {show(episodes)}" for task, episodes in tasks.items() if not isinstance(episodes, dict)]
     return wrong[0] if wrong else None
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-import json
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from eosjax.data.labels.files import is_count
 from eosjax.data.labels.labeller import FoundSegment, NotFound
+from eosjax.data.labels.table import is_blank, is_unicode
+from eosjax.documents import DocumentError, read_json
+from eosjax.fields import show
 from eosjax.types import UserError
 
 Plans = dict[str, list[str]]  # sub-steps by task, spelt as `_task` does
@@ -33,13 +37,11 @@ def read_plans(path: str | Path, dataset: str) -> Plans:
         PlanError: unreadable, not JSON, another shape (names the entry), two plans of one task, or none of the dataset.
     """
     try:
-        entries = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise PlanError(f"--plan {path}: unreadable: {error.strerror}") from error
-    except ValueError as error:
-        raise PlanError(f"--plan {path}: not JSON: {error}") from error
+        entries = read_json(Path(path))
+    except DocumentError as error:
+        raise PlanError(f"--plan {error}") from error
     if not isinstance(entries, list):
-        raise PlanError(f"--plan {path}: expected a list of plans, got {entries!r:.60}")
+        raise PlanError(f"--plan {path}: expected a list of plans, got {show(entries)}")
     plans: Plans = {}
     suites = set()
     for index, entry in enumerate(entries):
@@ -75,18 +77,25 @@ def plan_instructions(plans: Plans, task: str, segments: Sequence[FoundSegment])
 def _entry(entry: Any, where: str) -> tuple[str, str, list[str]]:
     """(suite, task, sub-steps) of an entry of the file."""
     try:
-        steps = sorted(entry["instruction"]["plan"], key=lambda step: step["step"])
-        suite, task, texts = entry["suite"], entry["instruction"]["raw"], [step["subgoal"].strip() for step in steps]
-        if not isinstance(suite, str) or not isinstance(task, str) or not all(texts):
-            raise TypeError
-    except (KeyError, TypeError, AttributeError) as error:
+        suite, task = entry["suite"], entry["instruction"]["raw"]
+        steps = [(step["step"], step["subgoal"]) for step in entry["instruction"]["plan"]]
+        sound = isinstance(suite, str) and all(map(is_count, dict(steps))) and all(map(_says, [task, *dict(steps).values()]))
+    except (KeyError, TypeError):
+        sound, suite, task, steps = False, "", "", []
+    if not sound:
         shape = '{"suite", "instruction": {"raw", "plan": [{"step", "subgoal"}]}}'
-        raise PlanError(f"{where}: expected {shape} with texts and step numbers, got {entry!r:.120}") from error
-    return suite, _task(task), texts
+        raise PlanError(f"{where}: expected {shape} with texts that are not blank and step numbers, got {show(entry)}")
+    if len(dict(steps)) < len(steps):
+        raise PlanError(f"{where}: expected each step number once, got {show([number for number, _ in steps])}")
+    return suite, _task(task), [text.strip() for _, text in sorted(steps)]
+
+
+def _says(text: Any) -> bool:
+    return isinstance(text, str) and not is_blank(text) and is_unicode(text)
 
 
 def _task(task: str) -> str:
-    return " ".join(task.lower().replace("_", " ").split())
+    return " ".join(unicodedata.normalize("NFC", task.lower()).replace("_", " ").split())
 
 
 def _suite(name: str) -> str:

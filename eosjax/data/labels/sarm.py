@@ -15,6 +15,7 @@ import numpy as np
 from eosjax.data.labels.files import read_columns
 from eosjax.data.labels.lerobot import Dataset, episode_table, frames_of
 from eosjax.data.labels.table import Problem, Segment, SegmentTable
+from eosjax.fields import show
 
 _FIELDS = ("names", "start_frames", "end_frames", "start_times", "end_times")
 
@@ -55,7 +56,7 @@ def _segments(number: int, length: int, fps: float, row: dict[str, Any]) -> list
     if not names:
         return []
     if not all(_fits(field, values, len(names)) for field, values in row.items()):
-        return Problem("wrong shape", number, f"expected lists of one length ({', '.join(row)}), got {row!r:.200}")
+        return Problem("wrong shape", number, f"expected lists of one length ({', '.join(row)}), got {show(row)}")
     starts, ends = _frames(row, "start", fps), _frames(row, "end", fps)
     for side, frames in (("start", starts), ("end", ends)):
         if f"{side}_times" in row:

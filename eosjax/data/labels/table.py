@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from eosjax.documents import Fault
 from eosjax.fields import show
 from eosjax.types import UserError
 
@@ -17,10 +18,7 @@ _LISTED_PROBLEMS = 10
 
 Kind = Literal[
     # of a file
-    "unreadable file",
-    "not UTF-8",
-    "not JSON",
-    "repeated key",
+    Fault,
     "missing columns",
     "wrong shape",
     "unknown format",

@@ -172,5 +172,5 @@ def test_files_that_are_no_label_files(tmp_path, content, message):
 
 
 def test_missing_file(tmp_path):
-    with pytest.raises(LabelError, match=r"unreadable file: .*labels\.json"):
+    with pytest.raises(LabelError, match=r"labels\.json: labels refused(?s:.*)unreadable file: No such file"):
         import_labels(tmp_path / "labels.json", "libero_goal")

@@ -1,4 +1,5 @@
 import json
+import unicodedata
 
 import pytest
 
@@ -12,6 +13,12 @@ SEGMENTS = [FoundSegment(kind, 0, 10 * number, 10 * number + 9) for number, kind
 def entry(suite="goal", task="Put the cup on the tray", steps=STEPS):
     plan = [{"step": number, "subgoal": text, "expected_effect": ""} for number, text in enumerate(steps, 1)]
     return {"suite": suite, "instruction": {"raw": task, "plan": plan[::-1]}}  # the order is that of the step numbers
+
+
+def numbered(*numbers):
+    """An entry with these step numbers."""
+    plan = [{"step": number, "subgoal": "Move"} for number in numbers]
+    return {"suite": "goal", "instruction": {"raw": "Put it", "plan": plan}}
 
 
 @pytest.fixture
@@ -41,6 +48,13 @@ def test_the_suite_is_found_under_its_names(write, suite, dataset):
         ({}, "expected a list"),
         ([{"suite": "goal"}], "entry 0: expected"),
         ([{**entry(), "suite": 3}], "entry 0: expected"),
+        ([entry(steps=["Move", " . "])], "entry 0: expected .* texts that are not blank"),
+        ([entry(task="?")], "entry 0: expected .* texts that are not blank"),
+        ([numbered("1", "10", "2")], "entry 0: expected .* step numbers"),
+        ([numbered(1, 2.5)], "entry 0: expected .* step numbers"),
+        ([numbered([1], 2)], "entry 0: expected .* step numbers"),
+        ([numbered(1, 2, 1)], r"entry 0: expected each step number once, got \[1, 2, 1\]"),
+        ('[{"suite": "goal", "suite": "spatial"}]', "repeated key: 'suite' twice"),
         ([entry(), entry(steps=STEPS[:4])], "entry 1: another plan of the task 'put the cup on the tray'"),
         ([entry("spatial"), entry("long")], "no plan of the suite of 'libero_goal'; the file has: long, spatial"),
     ],
@@ -67,6 +81,11 @@ def test_a_missing_file_is_refused(tmp_path):
 def test_a_plan_that_is_not_what_was_found_is_not_used(task, steps, why):
     with pytest.raises(NotFound, match=why):
         plan_instructions({"put the cup on the tray": steps}, task, SEGMENTS)
+
+
+def test_tasks_are_found_in_any_unicode_form(write):
+    plans = read_plans(write([entry(task=unicodedata.normalize("NFD", "Gib mir die Schüssel"))]), "goal")
+    assert plan_instructions(plans, unicodedata.normalize("NFC", "gib_mir_die_schüssel"), SEGMENTS) == STEPS
 
 
 def test_unknown_verbs_are_taken_by_their_place():
