@@ -12,6 +12,7 @@ TRAIN_MODULES = (
     "draccus",
     "grain",
     "jinja2",
+    "markupsafe",
     "matplotlib",
     "pyarrow",
     "sklearn",
