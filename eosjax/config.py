@@ -138,7 +138,7 @@ class TrainConfig:
     use_proprio: bool = False  # give the robot state to the policy as an additional token
     vision_heads: str | None = None  # attention heads of the two encoders, as `16,16`: needed only for unpublished encoders
     use_lora: bool = True  # freeze the base and train low-rank adapters and the heads; False trains everything
-    lora_rank: int = 32  # rank of the adapters; alpha is min(rank, 16)
+    lora_rank: int = 32  # rank of the adapters; alpha is min(rank, 16), or that of --lora_adapter_path
     lora_dropout: float = 0.0  # dropout on the input of the adapters
     lora_adapter_path: Path | None = None  # folder of a PEFT adapter to start from (default: new adapters, which change nothing at first)
     freeze_vision: bool = False  # freeze both vision encoders: no adapters there, and no updates with --use_lora False

@@ -25,7 +25,6 @@ from eosjax.ends.calibration import exact_calibration
 from eosjax.ends.measure import DEPLOYED
 from eosjax.ends.operating_points import OperatingPoint, choose, selection
 from eosjax.ends.protocols import ChunkedEpisode
-from eosjax.models.hf.adapter import load_adapter
 from eosjax.models.hf.pretrained import FILM, Pretrained
 from eosjax.models.parts import base_parts, init_params, split_params
 from eosjax.models.policies import Params
@@ -199,7 +198,7 @@ class _Trainer:
             self.console.line(f"note: {path.name} is not read: the policy that the flags describe has no such part")
         adapter = self.config.lora_adapter_path
         if adapter is not None:
-            loaded["lora"], notes = load_adapter(adapter, config, pretrained.tensors)
+            loaded["lora"], notes = pretrained.load_adapter(adapter, config)
             self.console.line(f"adapters from {adapter}, scale {config.lora_scaling:g}")
             for note in notes:
                 self.console.line(f"note: {note}")

@@ -132,6 +132,17 @@ def test_file_round_trips(config, rank, prefix):
         film.import_film(tensors, dataclasses.replace(config, lora_rank=2 - rank))
 
 
+def test_the_branches_of_the_file_have_the_scale_of_the_original(config):
+    """It is min(rank, 16) / rank there, whatever that of the run is: the file does not say."""
+    config = dataclasses.replace(config, lora_rank=2, lora_scaling=4.0)
+    variables = vision_variables(config)
+    tensors = dict(film.export_film(variables, config, {}))
+    name = "vision_backbone.featurizer.blocks.1.block.attn.qkv.lora_B.default.weight"
+    ours = variables["lora"]["vision_backbone"]["featurizer"]["blocks"]["attn"]["qkv"]["b"][1]
+    np.testing.assert_array_equal(tensors[name], 4 * ours.T)
+    chex.assert_trees_all_equal(film.import_film(tensors, config), variables)
+
+
 def test_base_checkpoint_and_adapter_with_film(config):
     """The base checkpoint knows nothing of FiLM; the adapter has the names of the wrapped backbone."""
     config = dataclasses.replace(config, lora_rank=2)

@@ -54,7 +54,8 @@ def saved(base, tmp_path, rng):
 def merged(base, folder, rank):
     """(our merged tensors, the notes on the adapter)."""
     config = dataclasses.replace(POLICY, lora_rank=rank, lora_scaling=AdapterConfig.read(folder).scaling)
-    lora, notes = load_adapter(folder, config, base)
+    lora, (made_for, *notes) = load_adapter(folder, config, base)
+    assert made_for == "made for the base None"
     return dict(merged_tensors(base, config, {"lora": lora})), notes
 
 

@@ -54,7 +54,8 @@ def load_adapter(folder: Path, config: VLAConfig, base: Mapping[str, np.ndarray]
             f"{folder / 'adapter_model.bin'}: a pickle, which could run code, is not read; "
             f"load it with PEFT and save it anew (save_pretrained) to get {ADAPTER_WEIGHTS}"
         )
-    return import_adapter(files.Finite(files.Tensors.of_file(path), path), config, settings, base)
+    adapter = import_adapter(files.Finite(files.Tensors.of_file(path), path), config, settings, base)
+    return adapter._replace(notes=[f"made for the base {settings.base}", *adapter.notes])
 
 
 def import_adapter(

@@ -63,7 +63,7 @@ ADAPTER_FIELDS = table(
     Field("corda_config", "harmless", "read with the initialisation corda only"),
     Field("lora_ga_config", "harmless", "read with the initialisation lora_ga only"),
     Field("lora_dropout", "harmless", "training uses --lora_dropout"),
-    Field("base_model_name_or_path", "harmless", "the base comes from --vla_path"),
+    Field("base_model_name_or_path", "harmless", "the base comes from --vla_path; the console shows both"),
     Field("revision", "harmless", "the base comes from --vla_revision"),
     Field("auto_mapping", "harmless", "names a Python class; nothing of it is run"),
     Field("inference_mode", "harmless", "whether PEFT trains the adapter"),
@@ -84,6 +84,7 @@ class AdapterConfig:
     alphas: Mapping[re.Pattern[str], float]
     targets: re.Pattern[str] | frozenset[str]  # all of the name, or its end
     excluded: re.Pattern[str] | frozenset[str]
+    base: str  # what the file calls its base, for messages
 
     @classmethod
     def read(cls, folder: Path) -> AdapterConfig:
@@ -108,6 +109,7 @@ class AdapterConfig:
             alphas=fields.by_layer("alpha_pattern", fields.alpha),
             targets=fields.layers("target_modules"),
             excluded=fields.layers("exclude_modules"),
+            base=show(fields.content.get("base_model_name_or_path")),
         )
 
     @property

@@ -98,6 +98,8 @@ class Tensors(Mapping[str, np.ndarray]):
     @classmethod
     def of_folder(cls, folder: Path) -> Tensors:
         """The weights of a checkpoint: the shards of its index, or its one file."""
+        if (folder / INDEX).is_file() and (folder / SINGLE).is_file():
+            raise WeightsError(f"{folder}: expected {SINGLE} or {INDEX}, got both; remove the one that is left of another checkpoint")
         if (folder / INDEX).is_file():
             return cls(_shards(folder))
         if (folder / SINGLE).is_file():

@@ -6,7 +6,7 @@ import re
 
 _LONGEST, _MOST_REPEATS = 100_000, 4
 # Without a repetition of a group no expression takes exponential time.
-_PIECE = re.compile(r"[\w^$|()-]|\\d[*+]?|\\\.|\.[*+]?|\[[\w-]+\][*+]?")
+_PIECE = re.compile(r"\(\?:|[\w^$|()-]|\\d[*+]?|\\\.|\.(?:[*+]\??)?|\[[\w-]+\][*+]?")
 _REPEAT = re.compile(r"[*+]")
 
 

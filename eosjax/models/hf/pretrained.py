@@ -14,6 +14,8 @@ from flax.traverse_util import flatten_dict
 from tqdm import tqdm
 
 from eosjax.models.hf import files, film, hub, weights
+from eosjax.models.hf.adapter import Adapter, load_adapter
+from eosjax.models.hf.adapter_config import AdapterConfig
 from eosjax.models.hf.config import CONFIG, PREPROCESSOR, action_vocabulary, is_tied, vla_config_from_hf
 from eosjax.models.hf.part_files import FILM_FILE, PARTS, find_parts, read_part
 from eosjax.models.hf.table import EMBEDDING, LM_HEAD, layout_of, part_table, renamed, unused_patterns, weight_table
@@ -61,7 +63,7 @@ class Pretrained:
         others = {renamed(name): name for name in tensors if renamed(name) != name}
         if double := sorted(others.keys() & tensors.keys()):
             raise weights.WeightsError(f"{self.folder}: {double[0]} is also stored as {others[double[0]]}; expected one of them")
-        tensors = tensors.renamed(others)
+        tensors = tensors.renamed(others) if others else tensors
         if not is_tied(self.config_json) or EMBEDDING not in tensors:
             return tensors
         if LM_HEAD not in tensors:
@@ -147,6 +149,19 @@ class Pretrained:
             if got != shape:
                 raise weights.WeightsError(f"{path}: {entry.names[0]}: expected the shape {shape}, got {got}, both in our layout")
         return params
+
+    def load_adapter(self, folder: Path, config: VLAConfig) -> Adapter:
+        """The PEFT adapter in a folder, for this base (see `hf.adapter.load_adapter`).
+
+        Raises:
+            WeightsError: it does not fit; or it lies in this folder, as those do that OpenVLA-OFT has merged into the weights there.
+        """
+        if folder.resolve().parent == self.folder.resolve():
+            raise weights.WeightsError(
+                f"--lora_adapter_path {folder}: lies in --vla_path, whose weights OpenVLA-OFT has merged it into; leave the flag out, or "
+                f"give the base {AdapterConfig.read(folder).base} as --vla_path"
+            )
+        return load_adapter(folder, config, self.tensors)
 
     def load_film(self, path: Path, config: VLAConfig, base: Mapping[str, Any], *, merged: bool) -> dict[str, Any]:
         """The FiLM layers (float32) of a file. The other arguments as in `hf.film.import_layers`."""

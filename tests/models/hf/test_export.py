@@ -127,7 +127,7 @@ def test_no_more_than_a_shard_is_in_memory(tmp_path):
 def test_an_adapter_is_read_back(config, params, tmp_path):
     write_adapter(tmp_path, params["lora"], config, "owner/base")
     back = load_adapter(tmp_path, config, {})
-    assert back.notes == []
+    assert back.notes == ["made for the base 'owner/base'"]
     chex.assert_trees_all_equal(back.lora, params["lora"])
     content = json.loads((tmp_path / "adapter_config.json").read_text())
     assert (content["r"], content["lora_alpha"], content["base_model_name_or_path"]) == (20, 16, "owner/base")

@@ -156,6 +156,24 @@ def test_pointers_of_git_lfs_are_named(written, tmp_path):
         files.Tensors.of_folder(folder)
 
 
+def test_weights_of_two_checkpoints_in_one_folder(written, tmp_path):
+    shutil.copytree(written[0], tmp_path / "vla")
+    save_file({"a": np.ones(1, np.float32)}, tmp_path / "vla" / files.SINGLE)
+    with pytest.raises(WeightsError, match=r"expected model.safetensors or model.safetensors.index.json, got both"):
+        files.Tensors.of_folder(tmp_path / "vla")
+
+
+def test_an_adapter_that_is_merged_already(checkpoint):
+    """OpenVLA-OFT keeps it beside the merged weights: with both, its branches would count twice."""
+    pretrained = checkpoint()
+    folder = pretrained.folder / "lora_adapter"
+    folder.mkdir()
+    content = {"peft_type": "LORA", "r": 2, "lora_alpha": 2, "base_model_name_or_path": "openvla/openvla-7b"}
+    (folder / "adapter_config.json").write_text(json.dumps(content))
+    with pytest.raises(WeightsError, match=r"lies in --vla_path, .*; leave the flag out, or give the base 'openvla/openvla-7b'"):
+        pretrained.load_adapter(folder, CONFIG)
+
+
 def test_pickles_are_named_with_the_remedy(tmp_path):
     (tmp_path / "pytorch_model-00001-of-00002.bin").touch()
     with pytest.raises(WeightsError, match=r"found pytorch_model-00001-of-00002.bin; weights in pickles, .* save them anew"):
