@@ -43,7 +43,7 @@ def open_data(config: TrainConfig, policy: PolicySource) -> RunData:
 
     Raises:
       eosjax.data.specs.SpecError: a dataset that nobody has described.
-      eosjax.data.rlds.episodes.DatasetError: a dataset cannot be read.
+      eosjax.data.rlds.info.DatasetError: a dataset cannot be read.
       eosjax.data.labels.LabelError: the labels do not fit a dataset; lists the episodes.
       UserError: datasets that cannot be mixed, or have fewer cameras than `num_images_in_input`; actions that are far from -1 to 1 and
         not normalised.

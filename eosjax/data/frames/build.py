@@ -17,7 +17,8 @@ from array_record.python import array_record_module  # pyright: ignore[reportAtt
 from tqdm import tqdm
 
 from eosjax.data.frames.store import Part, episode_digest, pack_images, part_file
-from eosjax.data.rlds.episodes import DatasetError, Episode, num_episodes, read_episodes
+from eosjax.data.rlds.episodes import Episode, read_episodes
+from eosjax.data.rlds.info import DatasetError, num_episodes
 from eosjax.data.rlds.process import exit_with
 from eosjax.data.specs import DatasetSpec
 from eosjax.types import UserError
@@ -135,12 +136,15 @@ def _write_part(episodes: Iterator[Episode], folder: Path, number: int, part_byt
 def _write_text(path: Path, text: str) -> None:
     """Writes a file that is either absent or complete."""
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text)
+    temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)
 
 
 def _main(data_root: str, name: str, spec: str, folder: str) -> None:
-    build_store(data_root, name, DatasetSpec.from_json(spec), Path(folder))
+    try:
+        build_store(data_root, name, DatasetSpec.from_json(spec), Path(folder))
+    except OSError as error:
+        raise UserError(f"the frame store {folder} cannot be built: {error}") from error
 
 
 if __name__ == "__main__":

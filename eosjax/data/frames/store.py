@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import struct
+import zipfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,11 @@ from typing import Any
 import numpy as np
 from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue]
 
-from eosjax.data.rlds.episodes import DatasetError, dataset_dir
+from eosjax.data.rlds.info import DatasetError, dataset_dir
 from eosjax.data.rlds.process import run_module
 from eosjax.data.rlds.tfrecord import record_checksums
 from eosjax.data.specs import DatasetSpec
+from eosjax.documents import read_json
 from eosjax.types import UserError
 
 FORMAT_VERSION = 4  # part of the fingerprint: raise it when the files of a store change their meaning, or are checked for more
@@ -31,6 +33,8 @@ _NOT_STORED = ("action_mask", "normalisation", "chunk", "control_hz")
 _LENGTH = struct.Struct("<I")
 _SAMPLE_BYTES = 1 << 16
 _DAMAGED = "delete this folder to build it again"
+# What reading a file of a store raises if something else has written to it (`DocumentError` is a ValueError).
+_DAMAGES = (OSError, KeyError, TypeError, ValueError, EOFError, zipfile.BadZipFile)
 
 
 def default_cache_dir() -> Path:
@@ -53,15 +57,15 @@ class Part:
     def load(cls, folder: Path, number: int) -> Part:
         """Reads part `number` of a store; `DatasetError` if a file of it is missing or has not the size it was written with."""
         try:
-            meta = json.loads(part_file(folder, number, "json").read_text())
-            for kind, expected in meta["bytes"].items():
+            meta = read_json(part_file(folder, number, "json"))
+            for kind, expected in dict(meta["bytes"]).items():
                 path = part_file(folder, number, kind)
                 size = path.stat().st_size
                 if size != expected:
-                    raise DatasetError(f"{path}: expected {expected} bytes, got {size}; {_DAMAGED}")
+                    raise OSError(f"{path}: expected {expected} bytes, got {size}")
             with np.load(part_file(folder, number, "npz")) as columns:
                 return cls(columns["actions"], columns["proprio"], columns["lengths"], meta["tasks"], meta["file_paths"], meta["digests"])
-        except (OSError, KeyError, json.JSONDecodeError) as error:
+        except _DAMAGES as error:
             raise DatasetError(f"frame store {folder}: part {number} is unreadable ({error}); {_DAMAGED}") from error
 
 
@@ -89,10 +93,12 @@ class FrameStore:
         """Opens the store in `folder`; `DatasetError` when its files are damaged."""
         self.folder = Path(folder)
         try:
-            meta = json.loads((self.folder / "store.json").read_text())
+            meta = read_json(self.folder / "store.json")
             self.name: str = meta["name"]
             parts = [Part.load(self.folder, number) for number in range(meta["parts"])]
-        except (OSError, KeyError, json.JSONDecodeError) as error:
+        except DatasetError:
+            raise
+        except _DAMAGES as error:
             raise DatasetError(f"frame store {self.folder}: unreadable ({error}); {_DAMAGED}") from error
         self.actions = np.concatenate([part.actions for part in parts])
         self.proprio = np.concatenate([part.proprio for part in parts])
@@ -154,7 +160,10 @@ def open_store(data_root: str | Path, name: str, spec: DatasetSpec, cache_dir: s
     """
     folder = store_folder(data_root, name, spec, cache_dir)
     if not folder.exists():
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DatasetError(f"--cache_dir {folder.parent}: cannot be made: {error.strerror}") from error
         try:
             run_module("eosjax.data.frames.build", data_root, name, spec.to_json(), folder)
         except UserError as error:

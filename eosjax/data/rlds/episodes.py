@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,18 +13,13 @@ from array_record.python import array_record_module  # pyright: ignore[reportAtt
 from PIL import Image
 
 from eosjax.data.images.headers import read_header
+from eosjax.data.rlds.info import DatasetError, Shards, dataset_dir, open_dataset
 from eosjax.data.rlds.tfrecord import RecordError, read_records
 from eosjax.data.specs import DatasetSpec, SpecError
-from eosjax.types import UserError
 
-SPLIT = "train"
 # How TFDS interleaves the shards of a TFRecord dataset unless told otherwise. Label files number the episodes in this order.
 _OPEN_SHARDS = 16
 _BLOCK = 16
-
-
-class DatasetError(UserError):
-    """A dataset that is missing, has another layout than its description, or holds values that cannot be trained on."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,30 +35,6 @@ class Episode:
 
     def __len__(self) -> int:
         return len(self.actions)
-
-
-def dataset_dir(data_root: str | Path, name: str) -> Path:
-    """The folder with the newest version of dataset `name` under `data_root` (`<data_root>/<name>/<version>`).
-
-    Raises:
-        DatasetError: there is no such folder; the message lists the datasets that are there.
-    """
-    root = Path(data_root).expanduser()
-    versions = sorted((root / name).glob("*/dataset_info.json"), key=lambda info: _version_key(info.parent.name))
-    if versions:
-        return versions[-1].parent
-    found = sorted({info.parent.parent.name for info in root.glob("*/*/dataset_info.json")})
-    raise DatasetError(
-        f"data_root_dir: no dataset {name!r} in {root}: expected {root / name}/<version>/dataset_info.json; "
-        + (f"datasets found there: {', '.join(found)}" if found else "no dataset found there")
-    )
-
-
-def num_episodes(data_root: str | Path, name: str) -> int:
-    """Number of episodes that the dataset's `dataset_info.json` announces for the `train` split."""
-    folder = dataset_dir(data_root, name)
-    splits = json.loads((folder / "dataset_info.json").read_text())["splits"]
-    return sum(int(length) for split in splits if split["name"] == SPLIT for length in split["shardLengths"])
 
 
 def read_episodes(data_root: str | Path, name: str, spec: DatasetSpec, start: int = 0) -> Iterator[Episode]:
@@ -84,20 +54,10 @@ def read_episodes(data_root: str | Path, name: str, spec: DatasetSpec, start: in
             file, the episode and the step.
     """
     folder = dataset_dir(data_root, name)
-    import tensorflow_datasets as tfds
-
-    builder = tfds.builder_from_directory(str(folder))
-    layout = _Layout.of(folder, builder.info.features, spec)
-    if SPLIT not in builder.info.splits:
-        raise DatasetError(f"{folder}: expected a split {SPLIT!r}; found: {', '.join(builder.info.splits) or 'none'}")
-    shards = [(Path(shard.filename), shard.examples_in_shard) for shard in builder.info.splits[SPLIT].file_instructions]
-    missing = [path for path, _ in shards if not path.exists()]
-    if missing:
-        raise DatasetError(f"{missing[0]}: this file of the dataset is missing ({len(missing)} of {len(shards)} files are)")
-    file_format = builder.info.file_format.value if builder.info.file_format else "unknown"
-    in_turn = file_format == "tfrecord" and not builder.info.disable_shuffling
-    order = episode_order([length for _, length in shards], _OPEN_SHARDS if in_turn else 1)
-    for index, path, record in _records(shards, order, start, file_format):
+    features, shards = open_dataset(folder)
+    layout = _Layout.of(folder, features, spec)
+    order = episode_order([length for _, length in shards.files], _OPEN_SHARDS if shards.in_turn else 1)
+    for index, path, record in _records(shards, order, start):
         yield layout.episode(index, path, record)
 
 
@@ -123,15 +83,16 @@ def episode_order(shard_lengths: Sequence[int], open_shards: int) -> np.ndarray:
     return np.array(order, np.int64)
 
 
-def _records(shards: Sequence[tuple[Path, int]], order: np.ndarray, start: int, file_format: str) -> Iterator[tuple[int, Path, bytes]]:
+def _records(shards: Shards, order: np.ndarray, start: int) -> Iterator[tuple[int, Path, bytes]]:
     """(episode, file, serialised episode) from episode `start` on."""
+    files, file_format = shards.files, shards.file_format
     readers = {"tfrecord": read_records, "array_record": _read_array_record}
     if file_format not in readers:
-        raise DatasetError(f"{shards[0][0]}: expected files of format {' or '.join(readers)}, got {file_format}")
-    position = np.bincount(order[:start], minlength=len(shards))
+        raise DatasetError(f"{files[0][0]}: expected files of format {' or '.join(readers)}, got {file_format}")
+    position = np.bincount(order[:start], minlength=len(files))
     streams: dict[int, Iterator[bytes]] = {}
     for index, shard in enumerate(order[start:].tolist(), start):
-        path, length = shards[shard]
+        path, length = files[shard]
         try:
             if shard not in streams:
                 streams[shard] = readers[file_format](path, int(position[shard]))
@@ -187,6 +148,12 @@ class _Layout:
             if not isinstance(image, tfds.features.Image) or sizes[-1] != 3 or dtype != np.uint8:
                 what = "expected an Image of three channels of uint8 (8-bit RGB)"
                 raise DatasetError(f"{folder}: image_keys: feature {'/'.join(path)}: {what}, got {image}")
+        for path in (*images, *states, action):
+            if path[0] != "steps":
+                raise DatasetError(f"{folder}: feature {'/'.join(path)}: expected a feature of the steps, got one of the episode")
+        for path in (*states, action):
+            if np.dtype(leaves[path].np_dtype).kind not in "biuf":
+                raise DatasetError(f"{folder}: feature {'/'.join(path)}: expected numbers, got {leaves[path]}")
         if leaves[instruction].np_dtype != np.object_ or leaves[instruction].shape != ():
             raise DatasetError(f"{folder}: feature {'/'.join(instruction)}: expected text, got {leaves[instruction]}")
         file_path = ("episode_metadata", "file_path")
@@ -228,7 +195,7 @@ class _Layout:
             index=index,
             images=images,
             actions=actions,
-            proprio=stored_proprio[kept].astype(np.float32),
+            proprio=stored_proprio[kept],
             task=self._task(example, steps[kept], where),
             file_path=_text(_at(example, self.file_path), "/".join(self.file_path), where) if self.file_path else "",
         )
@@ -241,10 +208,6 @@ class _Layout:
         if len(tasks) > 1:
             raise DatasetError(f"{where}: expected one task instruction, got {sorted(tasks)}")
         return _text(tasks.pop(), "/".join(self.instruction), where) if tasks else ""
-
-
-def _version_key(version: str) -> tuple[int, ...]:
-    return tuple(int(part) if part.isdigit() else -1 for part in version.split("."))
 
 
 def _leaves(features: Any, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:
@@ -294,10 +257,12 @@ def _text(data: bytes, field: str, where: str) -> str:
 
 
 def _matrix(rows: Sequence[np.ndarray], field: str, size: int, where: str) -> np.ndarray:
-    """The rows as [T size]; `DatasetError` for another size, NaN or infinity."""
-    values = np.stack(rows) if rows else np.zeros((0, size))
-    if values.ndim != 2 or values.shape[1] != size:
-        raise DatasetError(f"{where}: {field}: expected shape [T, {size}], got {list(values.shape)}")
+    """The rows as f32 [T size]; `DatasetError` for another size, NaN or infinity."""
+    for step, row in enumerate(rows):
+        if np.shape(row) != (size,):
+            raise DatasetError(f"{where}: {field}: expected shape [{size}] in each step, got {list(np.shape(row))} in step {step}")
+    with np.errstate(over="ignore"):  # what float32 does not hold becomes infinity
+        values = np.array(rows, np.float32).reshape(-1, size)
     bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
     if bad.size:
         raise DatasetError(

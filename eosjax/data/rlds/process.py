@@ -23,6 +23,7 @@ def run_module(module: str, *args: str | Path) -> None:
     package_root = str(Path(__file__).resolve().parents[3])
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join(filter(None, [package_root, os.environ.get("PYTHONPATH")])),
+        "PYTHONIOENCODING": "utf-8:backslashreplace",  # texts of a dataset in a message, whatever the locale
         "TF_CPP_MIN_LOG_LEVEL": "3",
         "CUDA_VISIBLE_DEVICES": "",  # TensorFlow would take the GPU's memory from JAX
     }
@@ -31,7 +32,8 @@ def run_module(module: str, *args: str | Path) -> None:
         env=environment,
         stdout=subprocess.PIPE,
         stderr=None if sys.stderr.isatty() else subprocess.PIPE,
-        text=True,
+        encoding="utf-8",
+        errors="backslashreplace",
         check=False,
     )
     if child.returncode == _USER_ERROR_STATUS:

@@ -31,6 +31,7 @@ def read_records(path: Path, first: int = 0) -> Iterator[bytes]:
         RecordError: the file ends within a record, or the checksum of a record that is read does not match.
     """
     with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
         number = 0
         while header := file.read(_HEADER.size):
             if len(header) < _HEADER.size:
@@ -38,12 +39,12 @@ def read_records(path: Path, first: int = 0) -> Iterator[bytes]:
             length, checksum = _HEADER.unpack(header)
             if masked_crc32c(header[:8]) != checksum:
                 raise RecordError(f"the length of record {number} does not have its checksum")
+            if file.tell() + length + _FOOTER.size > size:
+                raise RecordError(f"it ends within record {number}")
             if number < first:
                 file.seek(length + _FOOTER.size, os.SEEK_CUR)
             else:
                 contents, footer = file.read(length), file.read(_FOOTER.size)
-                if len(footer) < _FOOTER.size:
-                    raise RecordError(f"it ends within record {number}")
                 if masked_crc32c(contents) != _FOOTER.unpack(footer)[0]:
                     raise RecordError(f"the contents of record {number} do not have their checksum")
                 yield contents

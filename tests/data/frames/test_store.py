@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 
 from eosjax.data.frames.build import finished_episodes, write_store
-from eosjax.data.frames.store import FrameStore, open_store, source_fingerprint
+from eosjax.data.frames.store import FrameStore, open_store, source_fingerprint, store_folder
 from eosjax.data.images.transforms import decode
-from eosjax.data.rlds.episodes import DatasetError, dataset_dir, read_episodes
+from eosjax.data.rlds.episodes import read_episodes
+from eosjax.data.rlds.info import DatasetError, dataset_dir
 from eosjax.data.rlds.tfrecord import masked_crc32c
 from eosjax.data.specs import DatasetSpec, spec_for
 
@@ -297,16 +298,38 @@ def test_damaged_files_are_refused(store, kind):
     path = store.folder / f"part-00000.{kind}"
     data = path.read_bytes()
     path.write_bytes(data[:-10])
-    with pytest.raises(DatasetError, match=rf"part-00000.{kind}: expected {len(data)} bytes, got {len(data) - 10}; delete"):
+    with pytest.raises(DatasetError, match=rf"part-00000.{kind}: expected {len(data)} bytes, got {len(data) - 10}.; delete"):
         FrameStore(store.folder)
     path.unlink()
     with pytest.raises(DatasetError, match=rf"part 0 is unreadable .*part-00000.{kind}.*delete this folder"):
         FrameStore(store.folder)
 
 
+def test_columns_that_were_written_over_are_refused(store):
+    path = store.folder / "part-00000.npz"
+    path.write_bytes(bytes(path.stat().st_size))
+    with pytest.raises(DatasetError, match="part 0 is unreadable .*delete this folder"):
+        FrameStore(store.folder)
+
+
+@pytest.mark.parametrize("below", ["", "below"])
+def test_a_cache_folder_that_cannot_be_made(tiny, tmp_path, below):
+    (tmp_path / "file").touch()
+    with pytest.raises(DatasetError, match="--cache_dir .*/file.*: cannot be made: (File exists|Not a directory)"):
+        open_store(tiny.root, tiny.name, LIBERO, tmp_path / "file" / below)
+
+
+def test_a_store_that_cannot_be_written(tiny, tmp_path):
+    folder = store_folder(tiny.root, tiny.name, LIBERO, tmp_path)
+    folder.with_name(folder.name + ".lock").mkdir()  # as good as a disk without space
+    with pytest.raises(DatasetError, match=f"the frame store {folder} cannot be built: .*Is a directory"):
+        open_store(tiny.root, tiny.name, LIBERO, tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"{", b"[]", b'{"name": 3, "parts": "all", "bytes": 1}', b"\xff"])
 @pytest.mark.parametrize("name", ["store.json", "part-00000.json"])
-def test_damaged_texts_are_refused(store, name):
-    (store.folder / name).write_bytes(b"{")
+def test_damaged_texts_are_refused(store, name, content):
+    (store.folder / name).write_bytes(content)
     with pytest.raises(DatasetError, match=r"frame store .* unreadable .*delete this folder"):
         FrameStore(store.folder)
 

@@ -1,3 +1,4 @@
+import contextlib
 import struct
 
 import numpy as np
@@ -78,6 +79,24 @@ def test_a_changed_byte_is_noticed(file, at, message):
     file.write_bytes(data)
     with pytest.raises(RecordError, match=message):
         list(read_records(file))
+
+
+@pytest.mark.parametrize("length", [1000, 1 << 40, (1 << 64) - 1])
+@pytest.mark.parametrize("first", [0, 5])
+def test_a_record_longer_than_the_file_is_not_asked_for(file, length, first):
+    header = struct.pack("<Q", length)
+    file.write_bytes(file.read_bytes() + header + struct.pack("<I", masked_crc32c(header)) + bytes(100))
+    with pytest.raises(RecordError, match="ends within record 4"):
+        list(read_records(file, first))
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_records_or_a_fault(tmp_path_factory, data):
+    path = tmp_path_factory.getbasetemp() / "any.tfrecord"
+    path.write_bytes(data)
+    assert len(record_checksums(path)) <= 16 * (len(data) // 12 + 1)
+    with contextlib.suppress(RecordError):
+        assert sum(16 + len(record) for record in read_records(path)) == len(data)
 
 
 def test_checksums_are_16_bytes_a_record(file):
