@@ -151,7 +151,9 @@ def test_no_tensor_of_an_adapter_is_left_aside_silently(base, saved, tmp_path, f
     model.save_pretrained(tmp_path)
     content = json.loads((tmp_path / "adapter_config.json").read_text()) | {"bias": "none", "modules_to_save": None}
     (tmp_path / "adapter_config.json").write_text(json.dumps(content))
-    with pytest.raises(WeightsError, match=r"LoRA adapter: .*(bias|fc3.weight): expected the values of .* of the base weights, got others"):
+    with pytest.raises(
+        WeightsError, match=r"adapter_model.safetensors: .*(bias|fc3.weight): expected the values of .* of the base weights, got others"
+    ):
         merged(base, tmp_path, 4)
 
 

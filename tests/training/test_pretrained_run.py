@@ -90,7 +90,13 @@ def test_a_diffusion_policy_goes_on_from_what_was_exported_of_it(flags, tmp_path
     capsys.readouterr()
     run(parse([*again, "--max_steps", "1", "--learning_rate", "1e-20"]))
     output = capsys.readouterr().out
-    for line in ("action_head from action_head--2_", "noisy_action_projector from", "film from vision_backbone--2_", "adapters from"):
+    for line in (
+        "action_head from action_head--2_",
+        "noisy_action_projector from",
+        "film from vision_backbone--2_",
+        "adapters from",
+        "note: made for the base",
+    ):
         assert line in output
     first, second = (load_run(tmp_path / name, with_base=False).params for name in ("run", "second"))
     chex.assert_trees_all_close(first, second, atol=1e-6)

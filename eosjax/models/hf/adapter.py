@@ -54,12 +54,16 @@ def load_adapter(folder: Path, config: VLAConfig, base: Mapping[str, np.ndarray]
             f"{folder / 'adapter_model.bin'}: a pickle, which could run code, is not read; "
             f"load it with PEFT and save it anew (save_pretrained) to get {ADAPTER_WEIGHTS}"
         )
-    adapter = import_adapter(files.Finite(files.Tensors.of_file(path), path), config, settings, base)
+    adapter = import_adapter(files.Finite(files.Tensors.of_file(path), path), config, settings, base, path)
     return adapter._replace(notes=[f"made for the base {settings.base}", *adapter.notes])
 
 
 def import_adapter(
-    tensors: Mapping[str, np.ndarray], config: VLAConfig, settings: AdapterConfig, base: Mapping[str, np.ndarray] | None = None
+    tensors: Mapping[str, np.ndarray],
+    config: VLAConfig,
+    settings: AdapterConfig,
+    base: Mapping[str, np.ndarray] | None = None,
+    source: object = "LoRA adapter",
 ) -> Adapter:
     """The branches of a PEFT adapter, of one rank (`config.lora_rank`) and one scale (`config.lora_scaling`).
 
@@ -71,26 +75,27 @@ def import_adapter(
         config: of the policy.
         settings: its adapter_config.json.
         base: tensors of the checkpoint that the adapter stands on. The adapter may repeat them.
+        source: the file of the tensors, for messages.
 
     Raises:
         WeightsError: a branch is missing or of another rank than `settings` or `config` say; a tensor is unknown, or is one of the base
             with other values.
     """
     table = list(adapter_table(config))
-    repeated = _repeated(tensors, base or {}, config)
+    repeated = _repeated(tensors, base or {}, config, source)
     report = weights.compare_names(table, set(tensors) - repeated, unused_adapter_patterns(config))
     without = [name for name in report.missing if not (settings.has(adapter_module(name)) or settings.has(wrapped_module(name)))]
     halves = {adapter_module(name) for name in without} & {adapter_module(name) for name in report.used}
     absent = [name for name in without if adapter_module(name) not in halves]
-    report._replace(missing=sorted(set(report.missing) - set(absent))).check("LoRA adapter")
-    _check_ranks(tensors, report.used, config, settings)
+    report._replace(missing=sorted(set(report.missing) - set(absent))).check(str(source))
+    _check_ranks(tensors, report.used, config, settings, source)
     shapes = weights.abstract_variables(config)["lora"]
     branches = _Branches(tensors, table, shapes, config, settings)
     lora = weights.import_entries(table, branches, shapes, lambda array: array)
     return Adapter(lora, _notes(sorted({adapter_module(name) for name in absent}), report.used, config, settings))
 
 
-def _repeated(tensors: Mapping[str, np.ndarray], base: Mapping[str, np.ndarray], config: VLAConfig) -> set[str]:
+def _repeated(tensors: Mapping[str, np.ndarray], base: Mapping[str, np.ndarray], config: VLAConfig, source: object) -> set[str]:
     """The names of tensors that are those of the base, which PEFT stores beside where it resized the vocabulary or wrapped the output."""
     unused = unused_adapter_patterns(config)
     names = set()
@@ -98,26 +103,30 @@ def _repeated(tensors: Mapping[str, np.ndarray], base: Mapping[str, np.ndarray],
         original = out_of_film(name.removeprefix(ADAPTER_PREFIX)).replace(".base_layer.", ".")
         if "lora_" in name or original not in base or any(re.fullmatch(pattern, name) for pattern in unused):
             continue
-        stored, here = np.asarray(tensors[name], np.float32), np.asarray(base[original], np.float32)
-        # The adapter may have been saved in a shorter type than the base, or the other way round.
-        if stored.shape != here.shape or not np.allclose(stored, here, rtol=2.0**-8, atol=1e-30):
-            raise WeightsError(f"LoRA adapter: {name}: expected the values of {original} of the base weights, got others; {MERGE}")
+        if not _same(np.asarray(tensors[name]), np.asarray(base[original])):
+            raise WeightsError(f"{source}: {name}: expected the values of {original} of the base weights, got others; {MERGE}")
         names.add(name)
     return names
 
 
-def _check_ranks(tensors: Mapping[str, np.ndarray], used: list[str], config: VLAConfig, settings: AdapterConfig) -> None:
+def _same(stored: np.ndarray, here: np.ndarray) -> bool:
+    """Whether two arrays are equal in the shorter of their types: adapter and base may be saved in different ones."""
+    shorter = min(stored.dtype, here.dtype, key=lambda dtype: dtype.itemsize)
+    return np.array_equal(stored.astype(shorter), here.astype(shorter))
+
+
+def _check_ranks(tensors: Mapping[str, np.ndarray], used: list[str], config: VLAConfig, settings: AdapterConfig, source: object) -> None:
     largest = 0
     for name in used:
         axis = 0 if ".lora_A." in name else 1
         shape, (rank, _) = np.shape(tensors[name]), settings.of_module(adapter_module(name))
         if len(shape) < 2 or shape[axis] != rank:
-            raise WeightsError(f"LoRA adapter: {name}: expected the rank {rank} of {ADAPTER_CONFIG} on axis {axis}, got the shape {shape}")
+            raise WeightsError(f"{source}: {name}: expected the rank {rank} of {ADAPTER_CONFIG} on axis {axis}, got the shape {shape}")
         largest = max(largest, rank)
     if used and largest != config.lora_rank:
-        raise WeightsError(f"LoRA adapter: r: expected --lora_rank ({config.lora_rank}), got {largest}; add --lora_rank {largest}")
+        raise WeightsError(f"{source}: r: expected --lora_rank ({config.lora_rank}), got {largest}; add --lora_rank {largest}")
     if not used:
-        raise WeightsError("LoRA adapter: it has no branch of a layer that is run")
+        raise WeightsError(f"{source}: no branch of a layer that is run")
 
 
 class _Branches(Mapping[str, np.ndarray]):

@@ -154,6 +154,8 @@ def _measured(shapes: Shapes, prefix: str, name: str, heads: int | None) -> dict
             f"{prefix}: config.json names {name}, but the tensors have {sizes}; the number of attention heads stands in no file: give it "
             "with --vision_heads"
         )
+    if heads not in (None, named.heads) and not differing:
+        raise WeightsError(f"--vision_heads: {name} has {named.heads} heads, got {heads}; leave the flag out")
     return found | {"heads": heads or named.heads}
 
 

@@ -11,6 +11,7 @@ import ml_dtypes
 import numpy as np
 import safetensors
 
+from eosjax import documents
 from eosjax.fields import show
 from eosjax.models.hf.weights import WeightsError
 
@@ -25,26 +26,20 @@ _LFS_POINTER = b"version https://git-lfs"
 
 
 def read_json(folder: Path, name: str) -> dict[str, Any]:
-    """The object in a JSON file of a checkpoint; `WeightsError` when the file is missing, too large or no JSON object."""
+    """The object in a JSON file of a checkpoint.
+
+    Raises:
+        WeightsError: the file is missing, larger than any such file, or holds no object.
+        DocumentError: no JSON.
+    """
     path = folder / name
-    try:
-        content = json.loads(read_text(path))
-    except (ValueError, RecursionError) as error:
-        raise WeightsError(f"{path}: not JSON: {first_line(error)}") from error
+    check_file(path)
+    if (size := path.stat().st_size) > _LARGEST_JSON:
+        raise WeightsError(f"{path}: expected at most {_LARGEST_JSON:,} bytes, got {size:,}")
+    content = documents.read_json(path)
     if not isinstance(content, dict):
         raise WeightsError(f"{path}: expected an object, got {show(content)}")
     return content
-
-
-def read_text(path: Path) -> str:
-    """A text file of a checkpoint; `WeightsError` when it is missing, no UTF-8, or of a size that no such file has."""
-    check_file(path)
-    try:
-        if (size := path.stat().st_size) > _LARGEST_JSON:
-            raise WeightsError(f"{path}: expected at most {_LARGEST_JSON:,} bytes, got {size:,}")
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise WeightsError(f"{path}: cannot be read: {first_line(error)}") from error
 
 
 def check_file(path: Path) -> None:
@@ -194,9 +189,10 @@ class Finite(Mapping[str, np.ndarray]):
 
 
 def is_finite(array: np.ndarray) -> bool:
-    """Whether an array of a type of `FLOATS` has neither NaN nor infinity."""
+    """Whether an array of a type of `FLOATS` has neither NaN nor infinity, and is within the range of float32."""
     if array.dtype.itemsize != 2:
-        return bool(np.isfinite(array).all())
+        with np.errstate(over="ignore"):
+            return bool(np.isfinite(array.astype(np.float32, copy=False)).all())
     # Both have all bits of the exponent set: as integers they are the largest of either sign. isfinite takes 8 times as long.
     exponent = 0x7F80 if array.dtype == ml_dtypes.bfloat16 else 0x7C00
     bits = np.ascontiguousarray(array).ravel()

@@ -56,7 +56,7 @@ def find_checkpoint(vla_path: str, revision: str | None = None) -> tuple[Path, s
         raise WeightsError(f"--vla_path {vla_path}: restricted; accept its terms on the hub and run `hf auth login`") from error
     except errors.RevisionNotFoundError as error:
         raise WeightsError(f"--vla_revision {revision}: {vla_path} has no such branch, tag or commit on the hub") from error
-    except errors.RepositoryNotFoundError as error:
+    except (errors.RepositoryNotFoundError, errors.HFValidationError) as error:
         raise WeightsError(f"--vla_path {vla_path}: no such folder, and no repository on the hub that you may see") from error
     except (errors.LocalEntryNotFoundError, errors.HfHubHTTPError, OSError) as error:
         raise WeightsError(

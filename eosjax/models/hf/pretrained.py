@@ -80,6 +80,7 @@ class Pretrained:
         path = self.folder / "tokenizer.json"
         if not path.is_file():
             raise weights.WeightsError(f"{path}: no such file; expected the tokenizer in the form of Hugging Face tokenizers")
+        files.check_file(path)
         return path
 
     def vla_config(self, vision_heads: tuple[int, int] | None = None, **overrides: Any) -> VLAConfig:

@@ -205,4 +205,7 @@ def test_the_published_sizes_need_no_head_count():
             shapes |= {f"{name}.cls_token": (1, 1, vit.width), f"{name}.reg_token": (1, 4, vit.width)}
             shapes[f"{name}.blocks.0.ls1.scale_factor"] = (vit.width,)
     assert vla_config_from_hf(OPENVLA_7B, shapes=shapes) == named
+    assert vla_config_from_hf(OPENVLA_7B, shapes=shapes, vision_heads=(16, 16)) == named
+    with pytest.raises(WeightsError, match="--vision_heads: vit_so400m.* has 16 heads, got 12"):
+        vla_config_from_hf(OPENVLA_7B, shapes=shapes, vision_heads=(16, 12))
     assert named.dino == TIMM_VITS["vit_large_patch14_reg4_dinov2.lvd142m"]

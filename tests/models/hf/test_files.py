@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from eosjax.documents import DocumentError
 from eosjax.models.hf import files
 from eosjax.models.hf.weights import WeightsError
 
@@ -50,8 +51,15 @@ def test_what_is_missing_or_damaged_is_named(sharded):
     with pytest.raises(WeightsError, match=r"puts layer.3.weight here \(1 such tensors\), but the file lacks it"):
         files.Tensors.of_folder(folder)
     (folder / files.INDEX).write_text("{")
-    with pytest.raises(WeightsError, match=r"index\.json: not JSON"):
+    with pytest.raises(DocumentError, match=r"index\.json: not JSON"):
         files.Tensors.of_folder(folder)
+
+
+def test_json_of_a_size_that_no_such_file_has(tmp_path):
+    with (tmp_path / "config.json").open("wb") as file:
+        file.truncate(1 << 29)  # no byte is written
+    with pytest.raises(WeightsError, match="config.json: expected at most 268,435,456 bytes, got 536,870,912"):
+        files.read_json(tmp_path, "config.json")
 
 
 def test_a_folder_without_weights_says_what_it_holds(tmp_path):

@@ -87,11 +87,13 @@ def test_config_and_preprocessor(content, text, rope, pixels):
             is_tied(config)
 
 
-@pytest.mark.parametrize("text", [DEEP, '{"a":' * 100_000, "1" * 5000, '{"r": ' + "9" * 5000 + "}", "\ufeff{}", "[]", "null", "", "{"])
+@pytest.mark.parametrize(
+    "text", [DEEP, '{"a":' * 10**5, "1" * 5000, '{"r": ' + "9" * 5000 + "}", '{"r": 1, "r": 2}', "[]", "null", "", "{"]
+)
 @pytest.mark.parametrize("name", [ADAPTER_CONFIG, CONFIG, PREPROCESSOR, files.INDEX])
 def test_json_that_is_none(tmp_path, name, text):
     (tmp_path / name).write_text(text)
-    with pytest.raises(UserError, match=f"{name}: (not JSON|expected an object)"):
+    with pytest.raises(UserError, match=f"{name}: (not JSON|expected an object|repeated key)"):
         files.read_json(tmp_path, name)
 
 

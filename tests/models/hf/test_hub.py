@@ -60,6 +60,9 @@ def test_paths_and_names(monkeypatch, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(WeightsError, match="expected a folder with config.json, got a file"):
         hub.find_checkpoint(str(tmp_path / "file"))
+    monkeypatch.undo()
+    with pytest.raises(WeightsError, match="--vla_path a/b..c: no such folder, and no repository on the hub"):
+        hub.find_checkpoint("a/b..c")
     for wrong in ("./missing", "missing", str(tmp_path / "missing")):
         with pytest.raises(WeightsError, match="no such folder, and no name of the form owner/name"):
             hub.find_checkpoint(wrong)

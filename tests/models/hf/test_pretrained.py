@@ -75,11 +75,12 @@ def test_weights_that_are_no_finite_numbers(checkpoint, array, message):
 
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float32, np.float64])
 def test_finite_is_what_numpy_says(dtype):
-    largest = np.array(ml_dtypes.finfo(dtype).max).astype(dtype)
+    largest = np.array(ml_dtypes.finfo(np.float32 if dtype == np.float64 else dtype).max).astype(dtype)
     for value in (0.0, -1.5, largest, -largest):
         assert files.is_finite(np.array([1, value, -2], dtype))
     for value in (np.nan, -np.nan, np.inf, -np.inf):
         assert not files.is_finite(np.array([1, value, -2], dtype)), value
+    assert files.is_finite(np.array([1e39])) is False  # is infinite in float32
     assert files.is_finite(np.ones((0, 3), dtype))
     assert files.is_finite(np.ones((4, 3), dtype).T)
 
@@ -151,6 +152,9 @@ def test_pointers_of_git_lfs_are_named(written, tmp_path):
     (folder / "config.json").write_bytes(POINTER)
     with pytest.raises(WeightsError, match="config.json: a pointer of git-lfs, without the file itself; run `git lfs pull`"):
         _ = Pretrained(folder).config_json
+    (folder / "tokenizer.json").write_bytes(POINTER)
+    with pytest.raises(WeightsError, match="tokenizer.json: a pointer of git-lfs"):
+        _ = Pretrained(folder).tokenizer_file
     (folder / "model-00002-of-00002.safetensors").write_bytes(POINTER)
     with pytest.raises(WeightsError, match="model-00002-of-00002.safetensors: a pointer of git-lfs"):
         files.Tensors.of_folder(folder)
