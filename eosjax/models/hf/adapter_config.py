@@ -11,14 +11,15 @@ from typing import Any
 
 from eosjax.fields import Field, check_fields, show, table
 from eosjax.models.hf import files
-from eosjax.models.hf.patterns import PatternError, compile_pattern
+from eosjax.models.hf.patterns import PatternError, check_pattern
 from eosjax.models.hf.weights import WeightsError
 
 ADAPTER_CONFIG = "adapter_config.json"
 MERGE = "merge it into its base with PEFT (merge_and_unload) and give the merged checkpoint as --vla_path"
 _OFF = (False, None)
 _NONE = (None, [], {})
-_MOST_PATTERNS = 2000  # more than a 7B policy has layers
+_MOST_PATTERNS = 1000  # more than a 7B policy has layers
+_MOST_WAYS, _MOST_WAYS_OF_A_NAME = 2_000_000, 60  # to match one expression for all layers, and one of many (`check_pattern`)
 _LARGEST_RANK = 1 << 16
 
 # All fields of peft 0.21's LoraConfig.
@@ -166,19 +167,22 @@ class _Reader:
         if not isinstance(value, dict) or len(value) > _MOST_PATTERNS:
             raise self._error(field, f"an object of at most {_MOST_PATTERNS} names of layers", value)
         # PEFT takes the first pattern that is the end of the name.
-        return {self._pattern(field, rf"(.*\.)?({name})$", name): read(f"{field}.{name}", number) for name, number in value.items()}
+        return {
+            self._pattern(field, rf"(.*\.)?({name})$", name, _MOST_WAYS_OF_A_NAME): read(f"{field}.{name}", number)
+            for name, number in value.items()
+        }
 
     def layers(self, field: str) -> re.Pattern[str] | frozenset[str]:
         value = self.content.get(field) or []
         if isinstance(value, str) and value.lower() != "all-linear":  # PEFT writes the names that this stands for
-            return self._pattern(field, value, value)
+            return self._pattern(field, value, value, _MOST_WAYS)
         if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
             raise self._error(field, "a regular expression or a list of names", value)
         return frozenset(value)
 
-    def _pattern(self, field: str, pattern: str, text: str) -> re.Pattern[str]:
+    def _pattern(self, field: str, pattern: str, text: str, most_ways: int) -> re.Pattern[str]:
         try:
-            compile_pattern(text)
+            check_pattern(text, most_ways)
         except PatternError as error:
             raise WeightsError(f"{self.source}: {field}: {error}; got {show(text)}") from error
         return re.compile(pattern)
