@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -58,6 +59,11 @@ def compare_names(table: Iterable[Entry], found: Iterable[str], unused: Iterable
 
 def abstract_variables(config: VLAConfig) -> dict[str, Any]:
     """The variables of `OpenVLA(config)` (`params`, and `lora` with adapters) as `jax.ShapeDtypeStruct`s; computes nothing."""
+    return jax.tree.map(lambda leaf: leaf, _traced(config))  # new dicts, which the caller may change
+
+
+@functools.lru_cache(maxsize=8)
+def _traced(config: VLAConfig) -> dict[str, Any]:
     size, length = config.dino.image_size, config.action_tokens + 3
     inputs = (
         jax.ShapeDtypeStruct((1, 1, size, size, 3), jnp.uint8),
