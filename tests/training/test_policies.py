@@ -79,7 +79,7 @@ def test_the_loss_of_tokens_is_the_cross_entropy_of_the_bins():
     hidden, sums = loss_of(policy, params, batch)
     logits = policy.vla.apply(vla_variables(params), *seen_in(batch), method="token_logits")[1]
     ids = ActionTokenizer(290).encode(batch.actions).reshape(3, -1)
-    ids = np.concatenate([ids, np.full((3, 1), 2)], axis=1)  # 2: the stop token
+    ids = np.concatenate([ids, batch.input_ids[:, -1:]], axis=1)  # and the stop token
     counts = np.concatenate([np.repeat(batch.valid, TINY.action_dim, axis=1), np.ones((3, 1), bool)], axis=1)
     each = optax.losses.softmax_cross_entropy_with_integer_labels(logits, ids)
     np.testing.assert_allclose(sums["action_sum"], np.sum(np.asarray(each)[counts]), rtol=1e-5)
