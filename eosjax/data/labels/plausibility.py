@@ -67,14 +67,15 @@ def check_labels(labels: Labels, episode_starts: np.ndarray, control_hz: float) 
         episode_starts: i64 [E + 1].
         control_hz: steps per second.
     """
-    steps = int(np.diff(episode_starts)[labels.labelled].sum())
-    ends = np.flatnonzero(labels.ends)
+    labelled = np.repeat(labels.labelled, np.diff(episode_starts))
+    steps, is_end = int(labelled.sum()), labels.ends & labelled
+    ends = np.flatnonzero(is_end)
     share = ends.size / steps if steps else 0.0
     findings = []
     if share > MANY_ENDS:
         text = f"{share:.1%} of the steps are ends, a sub-step of {1 / share:.1f} steps on average; expected a few per cent"
         findings.append(Finding(share > MOST_ENDS, text))
-    lengths = substep_lengths(labels.ends, episode_starts)
+    lengths = substep_lengths(is_end, episode_starts)
     in_a_row = np.isin(ends - 1, ends) & ~np.isin(ends, episode_starts)
     short = (lengths < SHORT * control_hz) & ~in_a_row
     if in_a_row.any():
@@ -85,6 +86,7 @@ def check_labels(labels: Labels, episode_starts: np.ndarray, control_hz: float) 
         text = f"{short.sum()} of {ends.size} sub-steps are shorter than {SHORT:g} s, the shortest {least} step(s) ({where})"
         findings.append(Finding(False, text))
     flickers = flickering(labels.instruction_ids, episode_starts)
+    flickers = flickers[labelled[flickers]]
     if flickers.size:
         where = _episodes(flickers, episode_starts)
         text = f"{flickers.size} single step(s) have another instruction than the steps on both sides ({where}): the labels flicker"
