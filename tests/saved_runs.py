@@ -80,7 +80,7 @@ def run_record(config: TrainConfig, shape: VLAConfig, tokenizer_json: bytes, bas
     return RunRecord(
         config=config,
         datasets=tuple(
-            DatasetRecord(member.name, member.weight, spec, statistics(spec, number), f"frames {number}", f"labels {number}")
+            DatasetRecord(member.name, member.weight, spec, statistics(spec, number), f"frames {number}", f"labels {number}", (1, 4))
             for number, (member, spec) in enumerate(zip(config.mixture, specs.values(), strict=True))
         ),
         share_of_ends=SHARE,

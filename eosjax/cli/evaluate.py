@@ -26,6 +26,7 @@ from eosjax.ends.baselines import baselines_on
 from eosjax.ends.events import NMS_WINDOW
 from eosjax.ends.operating_points import OperatingPoint, cross_fit, selection
 from eosjax.models.parts import split_params
+from eosjax.names import check_name
 from eosjax.reports.evaluation import PolicyEvaluation
 from eosjax.reports.pages import evaluate_page
 from eosjax.runs.data import RunData, episode_ends, open_other_data
@@ -35,13 +36,15 @@ from eosjax.training.state import make_learner
 from eosjax.training.validation import Predictions, predict_split
 from eosjax.types import Batch, UserError
 
-SPLITS = ("val", "train")
+VAL = "val"
+SPLITS = (VAL, "train")
+_OF_OTHER = ("dataset_specs", "substep_labels_format", "statistics_of")  # flags that say something of another dataset
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of the command."""
     add_checkpoint_flags(parser)
-    parser.add_argument("--split", choices=SPLITS, default="val", help="episodes that were held out, or those of training (%(default)s)")
+    parser.add_argument("--split", choices=SPLITS, help="of the run's own data: episodes that were held out, or those of training (val)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder for the results (RUN/evaluation/STEP-SPLIT); must not have any yet")
     parser.add_argument("--threshold", type=float, metavar="P", help="probability from which a step ends a sub-step (the stored one)")
     parser.add_argument(
@@ -52,7 +55,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     other = parser.add_argument_group("another labelled dataset, instead of the run's own")
     other.add_argument("--dataset_name", metavar="NAME", help="evaluate on all labelled episodes of this dataset, in --data_root_dir")
     other.add_argument("--dataset_specs", type=Path, metavar="FILE", help="YAML file with its description")
-    other.add_argument("--substep_labels_format", choices=FORMATS, default="auto", help="format of its labels (%(default)s)")
+    other.add_argument("--substep_labels_format", choices=FORMATS, help="format of its labels (auto)")
     other.add_argument("--statistics_of", metavar="NAME", help="dataset of the run whose statistics it is normalised with (the only one)")
 
 
@@ -71,13 +74,14 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--threshold: expected a probability above 0, up to 1, got {args.threshold:g}")
     if args.nms < 0:
         raise UserError(f"--nms: expected 0 steps or more, got {args.nms}")
+    _check_subject(args)
     devices = choose_devices(args.num_devices)
     saved = load_with_eos(args)
     point = saved.operating_point
     assert point is not None
     if args.threshold is not None:
         point = point.at(args.threshold)
-    out = args.out or args.checkpoint / "evaluation" / f"{saved.step}-{args.dataset_name or args.split}"
+    out = args.out or args.checkpoint / "evaluation" / f"{saved.step}-{args.dataset_name or args.split or VAL}"
     refuse_results(out)
     subject = _other(args, saved) if args.dataset_name else _own(args, saved)
     found = _predict(saved, subject.source, devices)
@@ -90,24 +94,34 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _own(args: argparse.Namespace, saved: SavedRun) -> _Subject:
-    """A split of the data that the run was trained on."""
-    for name in ("dataset_specs", "statistics_of"):
+def _check_subject(args: argparse.Namespace) -> None:
+    """Raises `UserError` for flags about the run's own data with another dataset, and the other way round."""
+    if args.dataset_name is not None:
+        check_name("--dataset_name", args.dataset_name, UserError)
+        if args.split is not None:
+            raise UserError(f"--split {args.split}: is about the run's own data; of --dataset_name all labelled episodes are measured")
+        return
+    for name in _OF_OTHER:
         if getattr(args, name) is not None:
             raise UserError(f"--{name}: is about another dataset; name it with --dataset_name. The run's own are described in its record")
+
+
+def _own(args: argparse.Namespace, saved: SavedRun) -> _Subject:
+    """A split of the data that the run was trained on."""
+    split = args.split or VAL
     data = open_run_data(args, saved)
-    source = data.val if args.split == "val" else data.train
+    source = data.val if split == VAL else data.train
     if source is None:
-        raise UserError(f"--split val: {args.checkpoint} held out no episodes (--use_val_set False)")
-    return _Subject(args.split, f"{args.checkpoint.name}, step {saved.step}, {args.split} split", source, data)
+        raise UserError(f"--split {VAL}: {args.checkpoint} held out no episodes (--use_val_set False)")
+    return _Subject(split, f"{args.checkpoint.name}, step {saved.step}, {split} split", source, data)
 
 
 def _other(args: argparse.Namespace, saved: SavedRun) -> _Subject:
     """All labelled episodes of a dataset that the run was not trained on."""
     record = saved.record.run
     like = record.dataset(args.statistics_of)
-    changes = {name: getattr(args, name) for name in ("dataset_name", "dataset_specs", "substep_labels_path", "substep_labels_format")}
-    config = dataclasses.replace(placed(args, saved), **changes)
+    changes = {name: getattr(args, name) for name in ("dataset_name", "dataset_specs", "substep_labels_path")}
+    config = dataclasses.replace(placed(args, saved), **changes, substep_labels_format=args.substep_labels_format or "auto")
     source = open_other_data(config, record, like, open_tokenizer(saved.folder, saved.record))
     title = f"{args.checkpoint.name}, step {saved.step}, on {args.dataset_name} with the statistics of {like.name}"
     return _Subject(args.dataset_name, title, source, None)
@@ -131,7 +145,7 @@ def _points_without(
     args: argparse.Namespace, saved: SavedRun, subject: _Subject, found: Predictions, point: OperatingPoint
 ) -> list[OperatingPoint]:
     """For each episode a point that was chosen without it; none where the episodes had no part in the choice, or are too few."""
-    if subject.own is None or args.split != "val" or args.threshold is not None or not point.episodes or len(found.episodes) < 2:
+    if subject.name != VAL or subject.own is None or args.threshold is not None or not point.episodes or len(found.episodes) < 2:
         return []
     return cross_fit(found.episodes, selection(saved.config, saved.record.run.share_of_ends, episode_ends(subject.own.train)))
 

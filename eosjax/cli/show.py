@@ -19,12 +19,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add_step_flag(parser)
     parser.add_argument("--vla_path", metavar="PATH", help="look for the frozen base weights here")
     parser.add_argument("--data_root_dir", type=Path, metavar="DIR", help="look for the datasets here")
+    parser.add_argument("--substep_labels_path", type=Path, metavar="PATH", help="look for the labels here")
     parser.add_argument("--json", action="store_true", help="print everything as JSON, with the whole record of the checkpoint")
 
 
 def run(args: argparse.Namespace) -> int:
     """Prints the description."""
-    description = describe_run(args.run_dir, args.step, args.vla_path, args.data_root_dir)
+    description = describe_run(args.run_dir, args.step, args.vla_path, args.data_root_dir, args.substep_labels_path)
     print(json.dumps(description.to_json(), indent=1) if args.json else _text(description))
     return 0
 

@@ -19,6 +19,7 @@ import orbax.checkpoint as ocp
 from jax.sharding import Sharding
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
+from eosjax.runs.faults import UnreadableError, damage_in
 from eosjax.runs.record import CheckpointRecord, RecordError, RecordVersionError
 from eosjax.types import UserError
 
@@ -82,6 +83,7 @@ class Checkpoints:
 
         Raises:
           CheckpointVersionError: another version of eosjax wrote the newest one.
+          UnreadableError: one cannot be read, which shows no damage; no checkpoint is moved.
           CheckpointError: there is no checkpoint, or none can be restored.
         """
         shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), template)
@@ -100,8 +102,8 @@ class Checkpoints:
             try:
                 state = self._restore(step, shapes, record)
             except Exception as error:  # whatever a damaged file makes the readers raise
-                faults.append(f"{folder}: {_first_line(error)}")
-                log.warning("checkpoint %s is damaged: %s", folder, _first_line(error))
+                faults.append(f"{folder}: damaged: {damage_in(error, folder)}")
+                log.warning("%s", faults[-1])
                 continue
             for damaged in [s for s in self.steps() if s > step]:
                 self._set_aside(damaged)
@@ -126,10 +128,13 @@ class Checkpoints:
     def _set_aside(self, step: int) -> None:
         source = self.directory / str(step)
         target = self.directory.with_name(f"{self.directory.name}_damaged") / str(step)
-        target.parent.mkdir(exist_ok=True)
-        while target.exists():
-            target = target.with_name(target.name + "_")
-        shutil.move(source, target)
+        try:
+            target.parent.mkdir(exist_ok=True)
+            while target.exists():
+                target = target.with_name(target.name + "_")
+            shutil.move(source, target)
+        except OSError as error:
+            raise UnreadableError(f"{source}: damaged, and cannot be moved to {target}: {error.strerror}") from error
         self._manager.reload()
         log.warning("moved %s to %s", source, target)
 
@@ -144,13 +149,14 @@ def read_record(folder: Path) -> CheckpointRecord:
 
     Raises:
       CheckpointVersionError: another version of eosjax wrote it.
+      UnreadableError: its files cannot be read, which shows no damage.
       CheckpointError: there is none, it is damaged, or it is the record of another step than its folder says.
     """
     try:
         with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
             content = checkpointer.restore(folder.absolute(), args=ocp.args.Composite(record=ocp.args.JsonRestore()))["record"]
     except Exception as error:  # whatever a damaged file makes the reader raise
-        raise CheckpointError(f"{folder}: damaged: {_first_line(error)}") from error
+        raise CheckpointError(f"{folder}: damaged: {damage_in(error, folder)}") from error
     try:
         record = CheckpointRecord.from_json(content)
     except RecordVersionError as error:
@@ -172,6 +178,7 @@ def restore_part(folder: Path, part: str, shapes: T, record: CheckpointRecord) -
       record: of the checkpoint.
 
     Raises:
+      UnreadableError: its files cannot be read, which shows no damage.
       CheckpointError: the checkpoint is damaged, or its arrays have other shapes.
     """
     wanted = {part: shapes}
@@ -181,7 +188,7 @@ def restore_part(folder: Path, part: str, shapes: T, record: CheckpointRecord) -
         with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
             arrays = checkpointer.restore(folder.absolute(), args=args)["state"][part]
     except Exception as error:  # whatever a damaged file makes the readers raise
-        raise CheckpointError(f"{folder}: damaged: {_first_line(error)}") from error
+        raise CheckpointError(f"{folder}: damaged: {damage_in(error, folder)}") from error
     _check_shapes(folder, shapes, arrays)
     found = {f".{part}{name}": value for name, value in fetch_fingerprints(arrays).items()}
     expected = {name: value for name, value in record.fingerprints.items() if name.startswith((f".{part}[", f".{part}."))}
@@ -195,7 +202,8 @@ def restore_part(folder: Path, part: str, shapes: T, record: CheckpointRecord) -
 def _check_content(expected: Any, found: dict[str, int]) -> None:
     changed = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
     if changed:
-        raise CheckpointError(f"the content of {', '.join(changed[:3])} is not what was saved")
+        shown = "; ".join(f"{name}: expected fingerprint {expected.get(name)}, got {found.get(name)}" for name in changed[:3])
+        raise CheckpointError(f"{len(changed)} of {len(expected)} arrays are not what was saved: {shown}")
 
 
 def _check_shapes(folder: Path, expected: Any, found: Any) -> None:
@@ -207,10 +215,6 @@ def _check_shapes(folder: Path, expected: Any, found: Any) -> None:
             got = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else "nothing"
             name = jax.tree_util.keystr(path, simple=True, separator="/")
             raise CheckpointError(f"{folder}: {name}: expected {leaf.dtype} {leaf.shape}, as the record describes the policy, got {got}")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
 
 
 def fetch_fingerprints(tree: Any) -> dict[str, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -139,11 +139,12 @@ def _open_dataset(
         data_root, labels_path = generated.data_root, labels_path or generated.labels
     store = open_store(data_root, name, spec, config.cache_dir)
     check_unscaled(name, store.actions, spec, config.predicts_tokens)
-    labels = _labels(config, name, store, labels_path)
+    labels = read_labels(config, name, store, labels_path)
     return LabelledDataset(store, spec, labels, stats or stats_of(store, spec), weight)
 
 
-def _labels(config: TrainConfig, name: str, store: FrameStore, path: Path | None) -> Labels:
+def read_labels(config: TrainConfig, name: str, store: FrameStore, path: Path | None) -> Labels:
+    """The labels of a dataset that a run with this configuration is trained on; `path` is where they are, unless the tasks are all."""
     if not config.use_substep_eos:
         return task_labels(store, config.allowances)
     if path is None:
@@ -153,9 +154,19 @@ def _labels(config: TrainConfig, name: str, store: FrameStore, path: Path | None
 
 def dataset_records(data: RunData) -> tuple[DatasetRecord, ...]:
     """What the record of a run says of its datasets."""
+    held_out = np.zeros(0, np.int64) if data.val is None else data.val.episodes
+    starts = data.mixture.first_episodes
     return tuple(
-        DatasetRecord(each.name, each.weight, each.spec, each.stats, each.store.fingerprint, label_fingerprint(each.labels))
-        for each in data.mixture.datasets
+        DatasetRecord(
+            each.name,
+            each.weight,
+            each.spec,
+            each.stats,
+            each.store.fingerprint,
+            label_fingerprint(each.labels),
+            tuple((held_out[(held_out >= first) & (held_out < behind)] - first).tolist()),
+        )
+        for each, first, behind in zip(data.mixture.datasets, starts[:-1], starts[1:], strict=True)
     )
 
 
@@ -166,8 +177,9 @@ def label_fingerprint(labels: Labels) -> str:
     return fingerprint(texts, *(column.tobytes() for column in columns))
 
 
-def _contents(datasets: tuple[DatasetRecord, ...]) -> dict[str, dict[str, str]]:
-    return {each.name: {"frames": each.frames, "labels": each.labels} for each in datasets}
+def _contents(datasets: tuple[DatasetRecord, ...]) -> dict[str, list[dict[str, Any]]]:
+    """What must be as it was when the data of a run are opened again."""
+    return {"datasets": [{name: getattr(each, name) for name in ("name", "frames", "labels", "held_out")} for each in datasets]}
 
 
 def share_of_ends(source: SampleSource) -> float:

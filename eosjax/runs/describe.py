@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from eosjax.config import CHECKPOINTS, DEMO_DATASET, DEMO_MODEL, TrainConfig
 from eosjax.extras import MissingExtraError, check_train_extra
 from eosjax.runs.checkpoint import CheckpointError, checkpoint_steps, read_record
+from eosjax.runs.faults import UnreadableError
 from eosjax.runs.load import TOKENIZER_FILE, Chosen, choose_checkpoint, open_tokenizer
 from eosjax.runs.record import CheckpointRecord, DatasetRecord, RunRecord
 from eosjax.types import UserError
+
+if TYPE_CHECKING:
+    from eosjax.data.frames.store import FrameStore
 
 Rows = list[tuple[str, ...]]
 _FIGURES = ("val/action_loss", "val/frame/average_precision", "val/event/ap_mean")
@@ -124,7 +128,9 @@ class RunDescription:
         }
 
 
-def describe_run(run_dir: Path, step: str | None = None, vla_path: str | None = None, data_root: Path | None = None) -> RunDescription:
+def describe_run(
+    run_dir: Path, step: str | None = None, vla_path: str | None = None, data_root: Path | None = None, labels: Path | None = None
+) -> RunDescription:
     """Reads the records of a run and looks for what it needs.
 
     Args:
@@ -132,6 +138,7 @@ def describe_run(run_dir: Path, step: str | None = None, vla_path: str | None = 
       step: which checkpoint, see `eosjax.runs.load.choose_checkpoint`.
       vla_path: where to look for base weights; None: where the run found them.
       data_root: where to look for the datasets; None: where the run found them.
+      labels: where to look for the labels, as `--substep_labels_path` says it; None: where the run found them.
 
     Raises:
       eosjax.runs.checkpoint.CheckpointError: no run there, or no such checkpoint.
@@ -142,12 +149,15 @@ def describe_run(run_dir: Path, step: str | None = None, vla_path: str | None = 
     for number in checkpoint_steps(directory):
         try:
             records[number] = read_record(directory / str(number))
-        except CheckpointError as error:
+        except (CheckpointError, UnreadableError) as error:
             records[number] = str(error).removeprefix(f"{directory / str(number)}: ")
     presence = {"tokenizer": _tokenizer(run_dir, chosen.record), "base weights": _base(chosen.record.run, vla_path)}
     config = chosen.record.run.config
     root = data_root or config.data_root_dir
-    presence |= {f"dataset {each.name}": _dataset(config, root, each) for each in chosen.record.run.datasets}
+    if labels is not None:
+        config = dataclasses.replace(config, substep_labels_path=labels)
+    for each, path in zip(chosen.record.run.datasets, config.label_paths, strict=True):
+        presence |= _dataset(config, root, each, path)
     return RunDescription(run_dir, chosen, records, presence)
 
 
@@ -175,21 +185,36 @@ def _base(run: RunRecord, vla_path: str | None) -> str:
     return f"found: {cached} (its weights are compared when it is loaded)"
 
 
-def _dataset(config: TrainConfig, root: Path, recorded: DatasetRecord) -> str:
+def _dataset(config: TrainConfig, root: Path, recorded: DatasetRecord, labels: Path | None) -> dict[str, str]:
+    """Whether a dataset and its labels are what the run was trained on, as far as that can be told without building a frame store."""
+    frames = f"dataset {recorded.name}"
     try:
         check_train_extra()
     except MissingExtraError as error:
-        return f"not looked for: this {error}"
-    from eosjax.data.frames.store import FrameStore, store_folder  # after the check, since it needs the extra
+        return {frames: f"not looked for: this {error}"}
+    from eosjax.data.frames.store import FrameStore, store_folder  # behind the check, since it needs the extra
 
     if recorded.name == DEMO_DATASET:
-        return "not needed: generated on first use"
+        return {frames: "not needed: generated on first use"}
     place = root / recorded.name
     try:
-        store = store_folder(root, recorded.name, recorded.spec, config.cache_dir)
-        if not store.exists():
-            return f"found: {place} (its content is compared when it is read)"
-        same = FrameStore(store).fingerprint == recorded.frames
+        folder = store_folder(root, recorded.name, recorded.spec, config.cache_dir)
+        if not folder.exists():
+            return {frames: f"found: {place} (content and labels are compared when they are read)"}
+        store = FrameStore(folder)
     except UserError as error:
-        return f"missing: {error}"
-    return f"here: {place}" if same else f"changed: {place} is not what the run was trained on"
+        return {frames: f"missing: {error}"}
+    if store.fingerprint != recorded.frames:
+        return {frames: f"changed: {place}: expected frames {recorded.frames}, got {store.fingerprint}"}
+    return {frames: f"here: {place}", f"labels {recorded.name}": _labels(config, recorded, store, labels)}
+
+
+def _labels(config: TrainConfig, recorded: DatasetRecord, store: FrameStore, path: Path | None) -> str:
+    from eosjax.runs.data import label_fingerprint, read_labels
+
+    place = path if config.use_substep_eos else "the tasks of the dataset"
+    try:
+        found = label_fingerprint(read_labels(config, recorded.name, store, path))
+    except UserError as error:
+        return f"missing or others: {str(error).splitlines()[0]}"
+    return f"here: {place}" if found == recorded.labels else f"changed: {place}: expected labels {recorded.labels}, got {found}"

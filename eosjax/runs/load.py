@@ -117,7 +117,8 @@ def choose_checkpoint(run_dir: Path, step: str | int | None = None) -> Chosen:
         the newest where no checkpoint was validated.
 
     Raises:
-      CheckpointError: no run in the folder, no such checkpoint, or one whose record cannot be read.
+      CheckpointError: no run in the folder, no such checkpoint, or one whose record is damaged.
+      eosjax.runs.faults.UnreadableError: a record cannot be read, which shows no damage.
     """
     directory = run_dir / CHECKPOINTS
     steps = checkpoint_steps(directory)
@@ -138,7 +139,7 @@ def _best(directory: Path, steps: list[int], *, required: bool) -> Chosen:
     for step in steps:
         try:
             records.append(read_record(directory / str(step)))
-        except CheckpointError as error:  # must not hide the others
+        except CheckpointError as error:  # one that is damaged must not hide the others
             log.warning("%s", error)
             fault = error
     if fault is not None and not records:
@@ -166,8 +167,10 @@ def open_tokenizer(run_dir: Path, record: CheckpointRecord) -> PromptTokenizer:
         content = path.read_bytes()
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror}; the folder of a run has its tokenizer") from error
-    if fingerprint(content) != record.run.tokenizer:
-        raise CheckpointError(f"{path}: not the tokenizer that the run was trained with")
+    if (found := fingerprint(content)) != record.run.tokenizer:
+        raise CheckpointError(
+            f"{path}: not the tokenizer that the run was trained with: expected SHA-256 {record.run.tokenizer}, got {found}"
+        )
     form = PromptForm.of(record.run.config.rephrase)
     if form != record.run.prompt:
         raise CheckpointError(f"{run_dir}: trained on prompts like {record.run.prompt.evaluation!r}; this version asks {form.evaluation!r}")
@@ -202,5 +205,5 @@ def _compare_base(pretrained: Pretrained, run: SavedRun, found: dict[str, int]) 
         changed = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
         raise CheckpointError(
             f"{pretrained.folder}: the base weights are not those that the run began with: {len(changed)} of {len(expected)} arrays "
-            f"differ, such as {changed[0]}"
+            f"differ, such as {changed[0]}: expected fingerprint {expected.get(changed[0])}, got {found.get(changed[0])}"
         )

@@ -24,7 +24,7 @@ from eosjax.ends.operating_points import OperatingPoint
 from eosjax.models.openvla import VLAConfig
 from eosjax.types import UserError
 
-VERSION = 2  # raise it when a field is added, goes or changes its meaning
+VERSION = 3  # raise it when a field is added, goes or changes its meaning
 T = TypeVar("T")
 
 
@@ -46,6 +46,7 @@ class DatasetRecord:
     statistics: DatasetStats
     frames: str  # fingerprint of the frame store: of all images, states, actions and texts
     labels: str  # fingerprint of the joined labels: the instruction of every frame, and which frames are ends
+    held_out: tuple[int, ...]  # episodes for validation, by their numbers in the dataset
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,8 +146,9 @@ class CheckpointRecord:
             found = content.get("version", "none") if isinstance(content, dict) else "none"
             raise RecordVersionError(f"written by another version of eosjax: expected a record of version {VERSION}, got {found}")
         content = dict(content)
-        if content.pop("sha256", None) != _checksum(content):
-            raise RecordError("damaged: the record is not what was saved")
+        expected, got = content.pop("sha256", None), _checksum(content)
+        if got != expected:
+            raise RecordError(f"damaged: the record is not what was saved: expected SHA-256 {expected}, got {got}")
         del content["version"]
         return _typed(cls, content, "record")
 
@@ -271,7 +273,9 @@ def _group(path: str) -> str:
     parts = path.split(".")
     if parts[0] == "base":
         return "base"
-    return ".".join(parts[:4]) if parts[0] == "datasets" and parts[2:3] == ["statistics"] else path
+    if parts[0] == "datasets" and parts[2:3] in (["statistics"], ["held_out"]):
+        return ".".join(parts[: 4 if parts[2] == "statistics" else 3])
+    return path
 
 
 def _may_change(path: str) -> bool:

@@ -211,7 +211,9 @@ class _Trainer:
         """Replaces the state by the one of the newest whole checkpoint; returns the updates it has made."""
         self.state, saved = self.checkpoints.restore(self.state, self.parallel.replicated, self._check_same_run)
         if saved.step >= self.config.max_steps:
-            raise ConfigError(f"{self.config.run_dir} has made its {saved.step} updates; raise --max_steps to go on")
+            raise ConfigError(
+                f"--max_steps: expected more than the {saved.step} updates that {self.config.run_dir} has made, got {self.config.max_steps}"
+            )
         self.validation = saved.validation
         self.record = dataclasses.replace(self.record, wandb_id=saved.run.wandb_id)
         self.console.line(f"resumed from the checkpoint of step {saved.step}")

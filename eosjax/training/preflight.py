@@ -93,11 +93,13 @@ def _check_flags(config: TrainConfig) -> None:
     for step in reversed(checkpoint_steps(directory)):
         try:
             saved = read_record(directory / str(step)).run.config
-        except CheckpointError:  # is named when it is restored
+        except CheckpointError:  # damaged: is named when it is restored
             continue
         tuned = _TUNED if saved.eos_tune == config.eos_tune == "auto" else ()
         found = [each for each in differences({"config": saved}, {"config": config}) if each.what.removeprefix("config.") not in tuned]
         if found:
             listed = "; ".join(str(each).replace("config.", "--") for each in found)
             raise ConfigError(f"--resume: {config.run_dir} is a run with other flags: {listed}")
+        if config.max_steps < saved.max_steps:
+            raise ConfigError(f"--max_steps: expected {saved.max_steps} as in {config.run_dir}, or more, got {config.max_steps}")
         return

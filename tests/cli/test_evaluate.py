@@ -8,6 +8,21 @@ from eosjax.runs.load import load_run
 from tests.page import Page
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--dataset_name", "other", "--split", "train"), "--split train: is about the run's own data; of --dataset_name all labelled"),
+        (("--dataset_name", "other", "--split", "val"), "--split val: is about the run's own data"),
+        (("--dataset_name", "../other"), "--dataset_name: expected a plain name"),
+        (("--dataset_specs", "specs.yaml"), "--dataset_specs: is about another dataset; name it with --dataset_name"),
+        (("--substep_labels_format", "auto"), "--substep_labels_format: is about another dataset"),
+        (("--statistics_of", "libero_goal"), "--statistics_of: is about another dataset"),
+    ],
+)
+def test_flags_that_would_be_ignored_are_refused_before_anything_is_read(refused, flags, message):
+    assert message in refused("evaluate", "--checkpoint", "nowhere", *flags)
+
+
 def test_figures_are_those_of_the_validation(run, trained, labels):
     status, out, err = run("evaluate", "--checkpoint", trained)
     assert (status, err) == (0, "")
@@ -103,8 +118,6 @@ def test_another_dataset_is_measured_and_never_called_the_runs_own(run, trained,
     assert status == 2
     for text in ("does not fit", "action_size is 6, was 7", "control_hz is 10.0, was 20.0"):
         assert text in err
-    status, _, err = run("evaluate", "--checkpoint", trained, "--dataset_specs", specs, "--out", tmp_path / "none")
-    assert (status, "--dataset_specs: is about another dataset; name it with --dataset_name" in err) == (2, True)
 
 
 def run_own(run, trained):

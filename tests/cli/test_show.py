@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from eosjax.data.labels.table import refused
 from tests import saved_runs
 
 
@@ -59,6 +60,27 @@ def test_what_is_missing_and_what_has_changed(run, saved, tmp_path, monkeypatch)
     monkeypatch.setattr("eosjax.data.frames.store.FrameStore", lambda folder: SimpleNamespace(fingerprint=next(prints)))
     for expected in ("found: ", "here: ", "changed: "):
         assert f"{expected}{data / 'tiny'}" in run("show", saved.folder, "--data_root_dir", data)[1]
+
+
+def test_labels_are_compared_as_well_as_frames(run, saved, tmp_path, monkeypatch):
+    """Which labels come out of the file at the given place is another test's; here they are `Labels` with a fingerprint."""
+    monkeypatch.setattr("eosjax.data.frames.store.store_folder", lambda root, name, spec, cache: tmp_path)
+    monkeypatch.setattr("eosjax.data.frames.store.FrameStore", lambda folder: SimpleNamespace(fingerprint="frames 0"))
+    found = {"same.json": "labels 0", "others.json": "labels 1"}
+    monkeypatch.setattr("eosjax.runs.data.read_labels", lambda config, name, store, path: open_labels(path, found))
+    monkeypatch.setattr("eosjax.runs.data.label_fingerprint", lambda labels: labels)
+    for path, expected in (
+        ("same.json", "labels tiny   here: same.json"),
+        ("others.json", "labels tiny   changed: others.json: expected labels labels 0, got labels 1"),
+        ("gone.json", "labels tiny   missing or others: gone.json: labels refused: 1 x unreadable file\n"),
+    ):
+        assert expected in run("show", saved.folder, "--substep_labels_path", path)[1]
+
+
+def open_labels(path, found):
+    if path.name not in found:
+        raise refused(path, "unreadable file", "no such file")
+    return found[path.name]
 
 
 def test_no_run(refused, tmp_path):

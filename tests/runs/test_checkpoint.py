@@ -1,7 +1,5 @@
 """Checkpoints come back bit for bit, on any number of devices, and damage is found."""
 
-import re
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +8,7 @@ from jax.sharding import SingleDeviceSharding
 
 from eosjax.config import ConfigError, TrainConfig
 from eosjax.runs.checkpoint import CheckpointError, Checkpoints, CheckpointVersionError, fetch_fingerprints
+from eosjax.runs.faults import UnreadableError
 from eosjax.runs.record import CheckpointRecord, Validation
 from eosjax.training.parallel import DataParallel
 from tests.saved_runs import run_record
@@ -110,9 +109,46 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_used(tmp_path, t
     harm(tmp_path / "c" / "20")
     state, record = Checkpoints(tmp_path / "c", 3).restore(trained, here, accept)
     assert (int(state.step), record.step) == (7, 10)
-    assert re.search(rf"{tmp_path / 'c' / '20'}( is|:) damaged", caplog.text)
+    assert f"{tmp_path / 'c' / '20'}: damaged: " in caplog.text
     assert (tmp_path / "c_damaged" / "20").is_dir()
     assert Checkpoints(tmp_path / "c", 3).steps() == [10]
+
+
+def deny(path):
+    """A file that nobody can read, not even root."""
+    path.unlink()
+    path.mkdir()
+
+
+@pytest.mark.parametrize("name", ["record/metadata", "state/_METADATA"])
+def test_a_file_that_cannot_be_read_is_no_damage(tmp_path, trained, here, name):
+    save(tmp_path / "c", [trained] * 2).close()
+    deny(tmp_path / "c" / "20" / name)
+    with pytest.raises(UnreadableError, match="c/20: cannot be read, which shows no damage.*Is a directory"):
+        Checkpoints(tmp_path / "c", 3).restore(trained, here, accept)
+    assert Checkpoints(tmp_path / "c", 3).steps() == [10, 20]
+    assert not (tmp_path / "c_damaged").exists()
+
+
+def test_changed_arrays_are_named_with_what_was_expected_and_what_came(tmp_path, trained, here):
+    checkpoints = Checkpoints(tmp_path / "c", 3)
+    record = record_of(10, trained)
+    record.fingerprints[".step"] += 1
+    checkpoints.save(trained, record)
+    checkpoints.close()
+    with pytest.raises(CheckpointError) as raised:
+        Checkpoints(tmp_path / "c", 3).restore(trained, here, accept)
+    expected = record.fingerprints[".step"]
+    found = f"1 of {len(record.fingerprints)} arrays are not what was saved: .step: expected fingerprint {expected}, got {expected - 1}"
+    assert f"c/10: damaged: {found}" in str(raised.value)
+
+
+def test_a_damaged_checkpoint_that_cannot_be_moved_is_told(tmp_path, trained, here):
+    save(tmp_path / "c", [trained] * 2).close()
+    damage(tmp_path / "c" / "20")
+    (tmp_path / "c_damaged").write_text("in the way")
+    with pytest.raises(UnreadableError, match="c/20: damaged, and cannot be moved to .*c_damaged/20: "):
+        Checkpoints(tmp_path / "c", 3).restore(trained, here, accept)
 
 
 def test_when_all_are_damaged_each_is_named(tmp_path, trained, here):

@@ -15,7 +15,7 @@ from eosjax.data.frames.store import FrameStore
 from eosjax.data.labels import LabelError
 from eosjax.data.labels.plausibility import ImplausibleError
 from eosjax.data.rlds.episodes import Episode
-from eosjax.runs.data import open_data
+from eosjax.runs.data import dataset_records, open_data, reopen_data
 from eosjax.runs.policy_source import PolicySource
 from eosjax.training.data_checks import check_ends, check_plausible, describe_data, tune_counts
 from eosjax.training.parallel import choose_devices
@@ -141,6 +141,21 @@ def test_a_mixture_is_opened_and_described(mixed):
     assert lines[0] == f"{goal + ten} training samples of {len(data.train.episodes)} episodes of libero_goal + libero_10"
     assert f"libero_goal: {2 * goal / (2 * goal + ten):.1%} of the samples (weight 2)" in lines
     assert sum("proprio dimension(s) 3 hardly vary" in line for line in lines) == 2
+
+
+def test_the_episodes_that_were_held_out_are_recorded_and_compared(mixed):
+    data = open_data(mixed, POLICY)
+    recorded = dataset_records(data)
+    goal, ten = ([int(number) for number in data.val.episodes if (number < 4) == first] for first in (True, False))
+    assert [list(each.held_out) for each in recorded] == [goal, [number - 4 for number in ten]]
+    model = SimpleNamespace(dino=SimpleNamespace(image_size=data.train.image_size))
+    reopened = reopen_data(mixed, SimpleNamespace(datasets=recorded, model=model), POLICY.tokenizer)
+    np.testing.assert_array_equal(reopened.val.episodes, data.val.episodes)
+    others = (recorded[0], dataclasses.replace(recorded[1], held_out=(9,)))
+    with pytest.raises(UserError, match=rf"not those .* trained on:\n  datasets.libero_10.held_out.0 is {ten[0] - 4}, was 9"):
+        reopen_data(mixed, SimpleNamespace(datasets=others, model=model), POLICY.tokenizer)
+    whole = open_data(dataclasses.replace(mixed, use_val_set=False), POLICY)
+    assert [each.held_out for each in dataset_records(whole)] == [(), ()]
 
 
 def test_prompts_are_reworded_unless_the_flags_say_no(mixed):

@@ -11,6 +11,7 @@ from eosjax import config as configs
 from eosjax.bench.full import load_buffer
 from eosjax.models.hf.pretrained import Pretrained
 from eosjax.runs.checkpoint import CheckpointError
+from eosjax.runs.faults import UnreadableError
 from eosjax.runs.load import check_base, choose_checkpoint, load_run, open_tokenizer
 from eosjax.runs.record import VERSION
 from tests import saved_runs
@@ -84,7 +85,7 @@ def test_encoders_that_were_left_alone_are_read_from_the_base(tmp_path):
 
 def test_another_base_is_refused(saved, tmp_path):
     write_checkpoint(tmp_path / "other", seed=1)
-    with pytest.raises(CheckpointError, match=r"other: the base weights are not those that the run began with: \d+ of \d+ arrays differ"):
+    with pytest.raises(CheckpointError, match=r"other: .*: \d+ of \d+ arrays differ, such as .*: expected fingerprint \d+, got \d+"):
         load_run(saved.folder, vla_path=str(tmp_path / "other"))
     with pytest.raises(CheckpointError, match="other: the base weights are not those"):
         check_base(load_run(saved.folder, with_base=False), Pretrained(tmp_path / "other"))
@@ -133,7 +134,7 @@ def test_another_tokenizer_and_other_prompts_are_refused(copied, monkeypatch):
     path = copied / "tokenizer.json"
     content = path.read_text()
     path.write_text(content + "\n")
-    with pytest.raises(CheckpointError, match=r"tokenizer.json: not the tokenizer that the run was trained with"):
+    with pytest.raises(CheckpointError, match=r"not the tokenizer that .*: expected SHA-256 [0-9a-f]{64}, got [0-9a-f]{64}"):
         open_tokenizer(copied, record)
     path.unlink()
     with pytest.raises(CheckpointError, match=r"tokenizer.json: cannot be read: No such file"):
@@ -161,6 +162,15 @@ def test_a_damaged_record_does_not_hide_the_others(copied, caplog):
     (copied / configs.CHECKPOINTS / "10" / "record" / "metadata").write_text("{")
     with pytest.raises(CheckpointError, match="checkpoints/20: damaged"):
         choose_checkpoint(copied)
+
+
+def test_a_record_that_cannot_be_read_now_is_not_passed_over(copied):
+    path = copied / configs.CHECKPOINTS / "10" / "record" / "metadata"
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(UnreadableError, match="checkpoints/10: cannot be read, which shows no damage"):
+        choose_checkpoint(copied)
+    assert choose_checkpoint(copied, "newest").record.step == 20
 
 
 def test_a_checkpoint_under_another_number_is_refused(copied):

@@ -95,11 +95,13 @@ def test_differences_are_named_by_dataset_and_many_of_a_kind_once():
     now["datasets"][1]["spec"]["normalisation"] = "bounds"
     now["datasets"][0]["statistics"]["action"]["q99"] = [9.0] * 7
     now["base"] = {"['vla']['a']": 5}
+    now["datasets"][1]["held_out"] = [0, 3]
     now["datasets"].append(dict(now["datasets"][0], name="other"))
     lines = describe_differences(differences(JSON, now)).splitlines()
     assert "  datasets.libero_10.spec.normalisation is bounds, was q99" in lines
     assert any(line.startswith("  datasets.libero_goal_no_noops.statistics.action.q99.0 is 9.0, was ") for line in lines)
     assert any("(and 6 more of datasets.libero_goal_no_noops.statistics.action)" in line for line in lines)
+    assert "  datasets.libero_10.held_out.0 is 0, was 1 (and 1 more of datasets.libero_10.held_out)" in lines
     assert "  base.['vla']['a'] is 5, was 1 (and 1 more of base)" in lines
     assert any("datasets.other.weight is 2.0, was not there" in line for line in lines)
 
@@ -111,7 +113,7 @@ def test_many_differences_are_cut():
 
 @pytest.mark.parametrize("path", [("step",), ("run", "share_of_ends"), ("fingerprints", ".step"), ("sha256",)])
 def test_a_damaged_record_is_refused(path):
-    with pytest.raises(RecordError, match="damaged: the record is not what was saved"):
+    with pytest.raises(RecordError, match="damaged: the record is not what was saved: expected SHA-256 .*, got "):
         CheckpointRecord.from_json(changed(SAVED.to_json(), path))
 
 

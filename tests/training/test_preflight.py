@@ -118,6 +118,12 @@ class TestPaths:
         with pytest.raises(ConfigError, match="other flags: --lambda_eos is 1.0, was 2.0"):
             check_paths(dataclasses.replace(sound, resume=True, lambda_eos=1.0))
 
+    def test_a_longer_run_is_never_made_shorter(self, sound):
+        leave_a_run(sound)
+        shorter = dataclasses.replace(sound, resume=True, max_steps=sound.max_steps - 1)
+        with pytest.raises(ConfigError, match=rf"--max_steps: expected {sound.max_steps} as in .*, or more, got {sound.max_steps - 1}"):
+            check_paths(shorter)
+
     def test_resume_refuses_another_mixture(self, sound):
         (sound.data_root_dir / "libero_10").mkdir()
         mixed = dataclasses.replace(sound, dataset_name="libero_goal_no_noops,libero_10", run_id_override="run")
