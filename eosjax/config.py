@@ -143,7 +143,8 @@ class TrainConfig:
     lora_adapter_path: Path | None = None  # folder of a PEFT adapter to start from (default: new adapters, which change nothing at first)
     freeze_vision: bool = False  # freeze both vision encoders: no adapters there, and no updates with --use_lora False
     model_dtype: str = "auto"  # of activations and the frozen base: bfloat16 or float32; auto: float32 for the demo, else bfloat16
-    remat: bool = True  # recompute activations layer by layer in the backward pass: less memory, more time
+    attention: str = "auto"  # xla, or the fused kernel of cudnn (16-bit types on NVIDIA GPUs); auto: cudnn where it can run
+    remat: str = "auto"  # what the backward pass recomputes: full, all but dots, or none; auto: the fastest that fits the device
 
     # Data
     data_root_dir: Path = Path("datasets/rlds")  # folder with the RLDS/TFDS datasets
@@ -323,6 +324,8 @@ _LARGEST_SEED = 2**32 - 1  # of a JAX key
 _SHARES = ("lora_dropout", "eos_dropout")
 _CHOICES = {
     "model_dtype": ("auto", "bfloat16", "float32"),
+    "attention": ("auto", "xla", "cudnn"),
+    "remat": ("auto", "full", "dots", "none"),
     "eos_loss": (BALANCED_BUFFER, "bce", "pos_weight", "focal", "logit_adjust"),
     "eos_tune": ("manual", "auto"),
     "num_images_in_input": (1, 2, 3),

@@ -1,7 +1,7 @@
-"""Plans a training run without weights or a GPU: parameters, device memory by purpose, arithmetic of an update, and the largest batch.
+"""Plans a training run without weights or a GPU: parameters, device memory by purpose, arithmetic of an update, largest batch, and speed.
 
 Takes all flags of `train.py`. Reads no data. The memory is what XLA assigns to the compiled training step. It excludes the memory of the
-GPU driver (0.5 to 1 GB) and fragmentation. JAX takes 75 % of a GPU by default (XLA_PYTHON_CLIENT_MEM_FRACTION=0.95 changes it)."""
+GPU driver (0.5 to 1 GB) and fragmentation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
@@ -21,8 +21,9 @@ from eosjax.data.specs import DatasetSpec, spec_for
 from eosjax.models.hf import files, hub
 from eosjax.models.hf.config import PUBLISHED, action_vocabulary, vla_config_from_hf
 from eosjax.models.hf.pretrained import Pretrained
+from eosjax.models.lora import REMAT
 from eosjax.models.openvla import VLAConfig
-from eosjax.reports.plan_tables import ParameterGroup, memory_table, parameter_table
+from eosjax.reports.plan_tables import ParameterGroup, memory_table, parameter_table, remat_table, speed_table
 from eosjax.runs.policy_source import PolicySource
 from eosjax.training import plan
 from eosjax.training.plan import Memory, Step, count
@@ -37,7 +38,8 @@ _MORE = 8  # the second batch size that is compiled, as a multiple of the first
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of the command."""
     parser.add_argument("--memory_gb", type=float, default=80.0, metavar="GB", help="memory of a GPU, in 10^9 bytes (%(default)s)")
-    parser.usage = "%(prog)s [-h] [--memory_gb GB] [--vla_path PATH] [any other flag of train.py]"
+    parser.add_argument("--mfu", type=float, default=40.0, metavar="PERCENT", help="model FLOPs utilisation to assume (%(default)s)")
+    parser.usage = "%(prog)s [-h] [--memory_gb GB] [--mfu PERCENT] [--vla_path PATH] [any other flag of train.py]"
     for field in dataclasses.fields(TrainConfig):
         switch: dict[str, Any] = {"nargs": "?", "const": "True"} if field.type == "bool" else {}
         spellings = dict.fromkeys((f"--{field.name}", f"--{field.name.replace('_', '-')}"))
@@ -49,20 +51,60 @@ def run(args: argparse.Namespace) -> int:
     """Prints the plan."""
     if not args.memory_gb > 0:
         raise UserError(f"--memory_gb: expected more than 0, got {args.memory_gb}")
+    if not 0 < args.mfu <= 100:
+        raise UserError(f"--mfu: expected more than 0, up to 100 %, got {args.mfu}")
     known = {field.name for field in dataclasses.fields(TrainConfig)} | {"config_path"}
     config = flags.parse([f"--{name}={value}" for name, value in vars(args).items() if name in known])
     jax.config.update("jax_platforms", "cpu")  # the plan needs no GPU, and shall not take the memory of one
     vla_config, source = policy_shape(config, spec_for(config.mixture[0].name, config.dataset_specs))
     text_length = _prompt_tokens(config) + vla_config.action_tokens + 3
-    sizes = (config.batch_size, _MORE * config.batch_size)
-    steps = [plan.trace_step(config, vla_config, text_length, size) for size in sizes]
-    with ThreadPoolExecutor() as threads:
-        memories = list(threads.map(plan.measure, steps))
     print(f"{config.vla_path}: {source}\n")
-    print(parameter_table(_parameter_groups(steps[0])) + "\n")
-    print(memory_table({size: memory._asdict() for size, memory in zip(sizes, memories, strict=True)}) + "\n")
-    print(_conclusions(config, args.memory_gb, steps[0], memories))
+    minimal = plan.trace_step(config, dataclasses.replace(vla_config, attention="xla", remat="none"), text_length, config.batch_size)
+    print(parameter_table(_parameter_groups(minimal)) + "\n", flush=True)
+    options = _options(config, plan.without_kernels(config, vla_config), text_length, args.memory_gb * 1e9)
+    chosen = next((option for option in options if option.peak <= plan.USABLE * args.memory_gb * 1e9), options[-1])
+    print(memory_table({size: memory._asdict() for size, memory in chosen.memories.items()}) + "\n")
+    samples = config.batch_size * config.grad_accumulation_steps
+    flops = plan.count_flops(minimal) / samples
+    print(remat_table([(each.remat, each.flops / samples / flops, each.peak, each.largest_batch) for each in options]) + "\n")
+    print(speed_table([(card, args.mfu / 100 * peak * 1e12 / flops) for card, (peak, _) in plan.CARDS.items()], args.mfu) + "\n")
+    print(f"a sample: {flops / 1e12:,.3g} TFLOP in matrix products, without what the backward pass recomputes (model FLOPs)")
+    print(f"--remat {config.remat}: {chosen.remat}, in {args.memory_gb:g} GB")
+    print(f"assumed: prompts of up to {_prompt_tokens(config)} tokens")
     return 0
+
+
+class _Option(NamedTuple):
+    """A way to keep or recompute what the backward pass needs."""
+
+    remat: str
+    memories: dict[int, Memory]  # by batch size
+    flops: int  # of an update at the first of them
+    largest_batch: int
+
+    @property
+    def peak(self) -> int:
+        """Bytes at the first batch size."""
+        return next(iter(self.memories.values())).peak
+
+
+def _options(config: TrainConfig, vla_config: VLAConfig, text_length: int, limit: float) -> list[_Option]:
+    """The ways that `--remat` allows, fastest first, each compiled at two batch sizes."""
+    sizes = (config.batch_size, _MORE * config.batch_size)
+    ways = REMAT if config.remat == "auto" else (config.remat,)
+    steps = {
+        (remat, size): plan.trace_step(config, dataclasses.replace(vla_config, remat=remat), text_length, size)
+        for remat in ways
+        for size in sizes
+    }
+    with ThreadPoolExecutor() as threads:
+        memories = dict(zip(steps, threads.map(plan.measure, steps.values()), strict=True))
+    options = []
+    for remat in ways:
+        few, many = ((size, memories[remat, size]) for size in sizes)
+        flops = plan.count_flops(steps[remat, sizes[0]])
+        options.append(_Option(remat, dict([few, many]), flops, plan.largest_batch(few, many, plan.USABLE * limit)))
+    return options
 
 
 def _prompt_tokens(config: TrainConfig) -> int:
@@ -135,16 +177,3 @@ def _parameter_groups(step: Step) -> list[ParameterGroup]:
         dtypes = sorted({str(leaf.dtype) for leaf in jax.tree.leaves(tree)})
         groups.append(ParameterGroup(name, count(tree), plan.size_in_bytes(tree), name in trainable or "vla" in trainable, dtypes))
     return groups
-
-
-def _conclusions(config: TrainConfig, memory_gb: float, step: Step, memories: list[Memory]) -> str:
-    size = config.batch_size
-    most = plan.largest_batch((size, memories[0]), (_MORE * size, memories[1]), memory_gb * 1e9)
-    flops = plan.count_flops(step)
-    samples = size * config.grad_accumulation_steps
-    lines = [
-        f"an update on a device ({samples} sample(s)): {flops / 1e12:,.3g} TFLOP in matrix products",
-        f"largest --batch_size in {memory_gb:g} GB: " + (str(most) if most else "none; not even one sample fits"),
-        f"assumed: prompts of up to {_prompt_tokens(config)} tokens",
-    ]
-    return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""A Llama decoder on embeddings, with the attention mask as an argument."""
+"""A Llama decoder on embeddings, whose tokens see each other in both directions."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from eosjax.models.attention import attend
 from eosjax.models.lora import LinearConfig, LoRADense, stack_layers
 
 
@@ -58,14 +59,15 @@ def apply_rope(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
 
 
 class Attention(nn.Module):
-    """Grouped-query attention; the softmax is float32."""
+    """Grouped-query attention in both directions; the softmax is float32."""
 
     config: LlamaConfig
     linear: LinearConfig
+    attention: str = "auto"
 
     @nn.compact
-    def __call__(self, x, deterministic: bool, mask, cos, sin) -> jax.Array:
-        """x [b t width], mask bool [b 1|t t] (True: this query sees this key) -> [b t width]."""
+    def __call__(self, x, deterministic: bool, lengths, cos, sin) -> jax.Array:
+        """x [b t width], lengths i32 [b] (the first ones of a row are seen by all) -> [b t width]."""
         config = self.config
 
         def heads(name: str, count: int) -> jax.Array:
@@ -74,7 +76,7 @@ class Attention(nn.Module):
 
         q = apply_rope(heads("q_proj", config.heads), cos, sin)
         k = apply_rope(heads("k_proj", config.kv_heads), cos, sin)
-        out = jax.nn.dot_product_attention(q, k, heads("v_proj", config.kv_heads), mask=mask[:, None])
+        out = attend(q, k, heads("v_proj", config.kv_heads), lengths, self.attention)
         out = out.reshape(x.shape)
         return LoRADense(config.width, self.linear, use_bias=False, name="o_proj")(out, deterministic)
 
@@ -105,12 +107,13 @@ class DecoderLayer(nn.Module):
 
     config: LlamaConfig
     linear: LinearConfig
+    attention: str = "auto"
 
     @nn.compact
-    def __call__(self, x, deterministic: bool, mask, cos, sin) -> tuple[jax.Array, None]:
+    def __call__(self, x, deterministic: bool, lengths, cos, sin) -> tuple[jax.Array, None]:
         """[b t width] -> ([b t width], None); the other arguments as in `Attention`."""
         h = _rms_norm(self.config, self.linear, "input_layernorm")(x)
-        x = x + Attention(self.config, self.linear, name="self_attn")(h, deterministic, mask, cos, sin)
+        x = x + Attention(self.config, self.linear, self.attention, name="self_attn")(h, deterministic, lengths, cos, sin)
         h = _rms_norm(self.config, self.linear, "post_attention_layernorm")(x)
         x = x + Mlp(self.config, self.linear, name="mlp")(h, deterministic)
         self.sow("intermediates", "output", x)
@@ -122,22 +125,23 @@ class LlamaModel(nn.Module):
 
     config: LlamaConfig
     linear: LinearConfig
-    remat: bool = False
+    remat: str = "none"
+    attention: str = "auto"
 
     def setup(self):
         """Declare the parts under the names of the checkpoint."""
         dtype, param_dtype = jnp.dtype(self.linear.dtype), jnp.dtype(self.linear.param_dtype)
         self.embed_tokens = nn.Embed(self.config.vocab_size, self.config.width, dtype=dtype, param_dtype=param_dtype)
-        self.layers = stack_layers(DecoderLayer, self.config.depth, self.remat)(self.config, self.linear)
+        self.layers = stack_layers(DecoderLayer, self.config.depth, self.remat)(self.config, self.linear, self.attention)
         self.norm = _rms_norm(self.config, self.linear)
 
-    def __call__(self, x: jax.Array, mask: jax.Array, positions: jax.Array, deterministic: bool = True) -> jax.Array:
+    def __call__(self, x: jax.Array, lengths: jax.Array, positions: jax.Array, deterministic: bool = True) -> jax.Array:
         """Embeddings [b t width] -> hidden states [b t width] after the final norm.
 
-        `mask`: bool, [b 1 t] (each query sees the same keys, in both directions) or [b t t]; `positions`: i32 [b t].
+        `lengths`: i32 [b], tokens of each row that are seen, which come first; `positions`: i32 [b t], in any order.
         """
         cos, sin = rope_tables(positions, self.config.head_dim, self.config.rope_theta)
-        x, _ = self.layers(x, deterministic, mask, cos, sin)
+        x, _ = self.layers(x, deterministic, lengths, cos, sin)
         return self.norm(x)
 
 
@@ -146,11 +150,12 @@ class Llama(nn.Module):
 
     config: LlamaConfig
     linear: LinearConfig
-    remat: bool = False
+    remat: str = "none"
+    attention: str = "auto"
 
     def setup(self):
         """Declare the parts under the names of the checkpoint."""
-        self.model = LlamaModel(self.config, self.linear, self.remat)
+        self.model = LlamaModel(self.config, self.linear, self.remat, self.attention)
         if self.config.lm_head:
             self.lm_head = LoRADense(self.config.vocab_size, self.linear, use_bias=False)
 
@@ -158,9 +163,9 @@ class Llama(nn.Module):
         """Token ids i32 [b t] -> embeddings [b t width]."""
         return self.model.embed_tokens(input_ids)
 
-    def __call__(self, x: jax.Array, mask: jax.Array, positions: jax.Array, deterministic: bool = True) -> jax.Array:
+    def __call__(self, x: jax.Array, lengths: jax.Array, positions: jax.Array, deterministic: bool = True) -> jax.Array:
         """Hidden states [b t width] after the final norm; arguments as in `LlamaModel`."""
-        hidden = self.model(x, mask, positions, deterministic)
+        hidden = self.model(x, lengths, positions, deterministic)
         if self.is_initializing() and self.config.lm_head:
             self.lm_head(hidden)  # Flax allocates a part when it is first called
         return hidden

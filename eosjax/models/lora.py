@@ -76,16 +76,22 @@ class LoRADense(nn.Module):
         return (x @ a.value.astype(x.dtype)) @ b.value.astype(x.dtype) * self.linear.lora_scaling
 
 
-def stack_layers(layer: type[nn.Module], length: int, remat: bool) -> Any:
+REMAT = ("none", "dots", "full")
+_POLICIES = {"dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable, "full": None}
+
+
+def stack_layers(layer: type[nn.Module], length: int, remat: str) -> Any:
     """Turn a layer class into one that applies `length` of them in a scan.
 
     The layer is called as `layer(x, deterministic, *rest) -> (x, None)`; `rest` is the same for all layers. Weights (and
-    what the layer sows into `intermediates`) get a leading layer axis, so compile time does not grow with depth. With
-    `remat` the backward pass keeps only each layer's input.
+    what the layer sows into `intermediates`) get a leading layer axis, so compile time does not grow with depth.
+
+    What is kept of each layer for the backward pass, by `remat`: everything (`none`), the results of its linear layers (`dots`), or its
+    input alone (`full`). The rest is computed again.
     """
-    if remat:
+    if remat != "none":
         # Inside a scan XLA cannot merge the recomputation with the forward pass, so the costly barrier is not needed.
-        layer = nn.remat(layer, prevent_cse=False, static_argnums=(2,))
+        layer = nn.remat(layer, prevent_cse=False, static_argnums=(2,), policy=_POLICIES[remat])
     return nn.scan(
         layer,
         variable_axes={"params": 0, LORA: 0, "intermediates": 0},

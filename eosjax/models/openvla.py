@@ -42,7 +42,8 @@ class VLAConfig:
     freeze_vision: bool = False  # no low-rank branches in the encoders (and without LoRA, training leaves them alone)
     dtype: str = "float32"  # of the computation
     param_dtype: str = "float32"  # of the base weights
-    remat: bool = False  # keep only the input of each layer for the backward pass
+    remat: str = "none"  # what the backward pass computes again (`lora.stack_layers`)
+    attention: str = "auto"  # which program computes it (`attention.attend`)
     lora_rank: int = 0  # 0: no LoRA
     lora_scaling: float = 1.0  # factor of the low-rank branches, alpha / rank
     lora_dropout: float = 0.0
@@ -81,6 +82,11 @@ class VLAConfig:
     def action_tokens(self) -> int:
         """Placeholders of one chunk in the text: one for each number of each action."""
         return self.chunk * self.action_dim
+
+    @property
+    def text_tail(self) -> int:
+        """Tokens of the text after its padding: the empty token, the placeholders, the stop token."""
+        return 1 + self.action_tokens + STOP_TOKENS
 
 
 def with_action_tokens(config: VLAConfig, action_vocab: int) -> VLAConfig:
@@ -132,7 +138,9 @@ class VisionBackbone(nn.Module):
 
         def encode(vit: ViTConfig, name: str) -> jax.Array:
             normalised = (pixels - jnp.asarray(vit.image_mean)) / jnp.asarray(vit.image_std)
-            return ViT(vit, self.config.vision_linear, self.config.remat, name=name)(normalised, deterministic, words)
+            return ViT(vit, self.config.vision_linear, self.config.remat, self.config.attention, name=name)(
+                normalised, deterministic, words
+            )
 
         features = [encode(self.config.dino, "featurizer"), encode(self.config.siglip, "fused_featurizer")]
         return jnp.concatenate(features, axis=-1).reshape(b, v * self.config.dino.num_patches, -1)
@@ -171,7 +179,8 @@ class OpenVLA(nn.Module):
     The text is laid out statically: BOS, prompt, padding (masked), empty token, chunk · action_dim placeholders, stop
     token. The model sees [BOS, patches of view 0, of view 1, ..., proprio token, diffusion-step token, rest of the text]; the
     embeddings of the placeholders are zeroed, or those of the noisy actions; positions count unmasked tokens only; each token
-    attends to all unmasked tokens, in both directions.
+    attends to all unmasked tokens, in both directions. The language model gets what follows the padding first, each token with its
+    position: their order means nothing to it, and fused attention can leave out keys at the end of a row alone.
 
     Arguments of the methods: `images` u8 [b v h w 3] · `input_ids` i32 [b l] · `attn_mask` bool [b l] · `proprio` f32
     [b p] (ignored when `proprio_dim` is 0) · `noisy`: the `NoisyActions` of a diffusion policy, None for any other ·
@@ -185,7 +194,7 @@ class OpenVLA(nn.Module):
         """Declare the parts under the names of the checkpoint."""
         self.vision_backbone = VisionBackbone(self.config)
         self.projector = Projector(self.config)
-        self.language_model = Llama(self.config.llama, self.config.linear, self.config.remat)
+        self.language_model = Llama(self.config.llama, self.config.linear, self.config.remat, self.config.attention)
         if self.config.proprio_dim:
             self.proprio_projector = TokenProjector(self.config)
         if self.config.diffusion:
@@ -290,7 +299,9 @@ class OpenVLA(nn.Module):
 
     def _read(self, x: jax.Array, mask: jax.Array, deterministic: bool) -> jax.Array:
         positions = jnp.maximum(jnp.cumsum(mask, axis=1) - 1, 0)
-        return self.language_model(x, mask[:, None], positions, deterministic)
+        tail = self.config.text_tail
+        hidden = self.language_model(jnp.roll(x, tail, 1), jnp.sum(mask, axis=1), jnp.roll(positions, tail, 1), deterministic)
+        return jnp.roll(hidden, -tail, 1)
 
     def _of_actions(self, hidden: jax.Array) -> jax.Array:
         first = hidden.shape[1] - STOP_TOKENS - self.config.action_tokens - 1
@@ -302,7 +313,7 @@ class OpenVLA(nn.Module):
         return slice(last - self.config.action_tokens, last)
 
     def _check_text(self, input_ids, attn_mask) -> None:
-        shortest = 2 + self.config.action_tokens + STOP_TOKENS  # BOS and the empty token before the placeholders
+        shortest = 1 + self.config.text_tail  # BOS
         if input_ids.ndim != 2 or input_ids.shape[1] < shortest:
             raise ValueError(f"input_ids: expected [b l] with l >= {shortest}, got {input_ids.shape}")
         if attn_mask.shape != input_ids.shape or attn_mask.dtype != jnp.bool_:
@@ -318,4 +329,4 @@ def all_hidden_states(model: OpenVLA, variables: Mapping[str, Any], images, inpu
     embeds: Any = model.apply(variables, *text, method="embed")[0]
     last, sown = model.apply(variables, *text, method="last_hidden", mutable=["intermediates"])
     outputs: Any = sown["intermediates"]["language_model"]["model"]["layers"]["output"][0]
-    return jnp.concatenate([embeds[None], outputs[:-1], jnp.asarray(last)[None]])
+    return jnp.concatenate([embeds[None], jnp.roll(outputs, -model.config.text_tail, 2)[:-1], jnp.asarray(last)[None]])

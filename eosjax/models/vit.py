@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from eosjax.models.attention import attend
 from eosjax.models.film import FiLM
 from eosjax.models.lora import LinearConfig, LoRADense, stack_layers
 
@@ -50,6 +51,7 @@ class Attention(nn.Module):
 
     config: ViTConfig
     linear: LinearConfig
+    attention: str = "auto"
 
     @nn.compact
     def __call__(self, x: jax.Array, deterministic: bool) -> jax.Array:
@@ -57,7 +59,7 @@ class Attention(nn.Module):
         width, heads = self.config.width, self.config.heads
         qkv = LoRADense(3 * width, self.linear, name="qkv")(x, deterministic)
         q, k, v = jnp.moveaxis(qkv.reshape(*x.shape[:-1], 3, heads, width // heads), -3, 0)
-        out = jax.nn.dot_product_attention(q, k, v)
+        out = attend(q, k, v, None, self.attention)
         return LoRADense(width, self.linear, name="proj")(out.reshape(x.shape), deterministic)
 
 
@@ -93,6 +95,7 @@ class Block(nn.Module):
 
     config: ViTConfig
     linear: LinearConfig
+    attention: str = "auto"
 
     @nn.compact
     def __call__(self, x: jax.Array, deterministic: bool, words: jax.Array | None = None) -> tuple[jax.Array, None]:
@@ -104,7 +107,7 @@ class Block(nn.Module):
             dtype=jnp.dtype(self.linear.dtype),
             param_dtype=jnp.dtype(self.linear.param_dtype),
         )
-        branch = Attention(self.config, self.linear, name="attn")(norm(name="norm1")(x), deterministic)
+        branch = Attention(self.config, self.linear, self.attention, name="attn")(norm(name="norm1")(x), deterministic)
         x = x + self._scaled("ls1", branch)
         if words is not None:
             x = FiLM(self.linear.dtype, name="film")(x, words)
@@ -137,7 +140,8 @@ class ViT(nn.Module):
 
     config: ViTConfig
     linear: LinearConfig
-    remat: bool = False
+    remat: str = "none"
+    attention: str = "auto"
 
     @nn.compact
     def __call__(self, images: jax.Array, deterministic: bool = True, words: jax.Array | None = None) -> jax.Array:
@@ -152,7 +156,7 @@ class ViT(nn.Module):
             prefix.append(self._token("reg_token", config.register_tokens))
         rows = [jnp.broadcast_to(token.astype(x.dtype), (len(x), *token.shape[1:])) for token in prefix]
         x = jnp.concatenate([*rows, x], axis=1)
-        blocks = stack_layers(Block, config.depth - 1, self.remat)(config, self.linear, name="blocks")
+        blocks = stack_layers(Block, config.depth - 1, self.remat)(config, self.linear, self.attention, name="blocks")
         x, _ = blocks(x, deterministic, words)
         return x[:, -config.num_patches :]
 

@@ -44,5 +44,19 @@ def memory_table(memories: Mapping[int, Mapping[str, int]]) -> str:
     return table(rows, right=" rr")
 
 
+def remat_table(options: Sequence[tuple[str, float, int, int]]) -> str:
+    """A row for each way to recompute: its name, products of an update relative to none recomputed, bytes at the peak, largest batch."""
+    rows: list[Row] = [("--remat", "products", "GB at the peak", "largest --batch_size")]
+    for name, ratio, peak, batch in options:
+        rows.append((name, f"{ratio:.2f}", _gigabytes(peak), str(batch) if batch else "none"))
+    return table(rows, right=" rrr")
+
+
+def speed_table(cards: Sequence[tuple[str, float]], mfu: float) -> str:
+    """A row a card: samples a second at a model FLOPs utilisation of `mfu` percent."""
+    rows: list[Row] = [("card", f"samples/s at {mfu:g} % MFU"), *((name, f"{samples:.3g}") for name, samples in cards)]
+    return table(rows, right=" r")
+
+
 def _gigabytes(size: int) -> str:
     return f"{size / 1e9:.3f}"

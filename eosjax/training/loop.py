@@ -25,7 +25,9 @@ from eosjax.ends.calibration import exact_calibration
 from eosjax.ends.measure import DEPLOYED
 from eosjax.ends.operating_points import OperatingPoint, choose, selection
 from eosjax.ends.protocols import ChunkedEpisode
+from eosjax.models.attention import choose_attention
 from eosjax.models.hf.pretrained import FILM, Pretrained
+from eosjax.models.openvla import VLAConfig
 from eosjax.models.parts import base_parts, init_params, split_params
 from eosjax.models.policies import Params
 from eosjax.runs.checkpoint import Checkpoints, fetch_fingerprints
@@ -41,6 +43,7 @@ from eosjax.training.interrupt import stop_signals
 from eosjax.training.keys import run_keys
 from eosjax.training.logging import Console, MetricWriter, check_wandb, eos_line, waiting_line
 from eosjax.training.parallel import DataParallel, Device, choose_devices
+from eosjax.training.plan import choose_remat
 from eosjax.training.preflight import check_paths, check_run_folder
 from eosjax.training.state import Learner, TrainState, all_finite, init_state, make_learner
 from eosjax.training.timing import Clock, Lap
@@ -92,12 +95,26 @@ def run(config: TrainConfig, report: Report | None = None) -> None:
     console = Console(config.max_steps, quiet=jax.process_index() != 0)
     for line in [*describe_data(data), *([tuned] if tuned else [])]:
         console.line(line)
-    learner = make_learner(config, policy.vla_config(config, data.mixture.spec), share)
+    vla_config, lines = _suit_device(config, policy.vla_config(config, data.mixture.spec), data.train.length, devices[0])
+    for line in lines:
+        console.line(line)
+    learner = make_learner(config, vla_config, share)
     with RunLock(config.run_dir):
         check_run_folder(config)
         trainer = _Trainer(config, data, share, learner, policy, devices, console)
         console.line(f"{len(devices)} {devices[0].platform} device(s), batch {trainer.global_batch}, run {config.run_dir}")
         trainer.train(report)
+
+
+def _suit_device(config: TrainConfig, vla_config: VLAConfig, text_length: int, device: Device) -> tuple[VLAConfig, list[str]]:
+    """The policy with what `--attention auto` and `--remat auto` mean on a device, and lines that say so."""
+    lines = [choose_attention(vla_config.dtype)[1]] if config.attention == "auto" else []
+    if config.remat == "auto":
+        limit = (device.memory_stats() or {}).get("bytes_limit")
+        remat, line = choose_remat(config, vla_config, text_length, limit)
+        vla_config = dataclasses.replace(vla_config, remat=remat)
+        lines.append(line)
+    return vla_config, [line for line in lines if line]
 
 
 class _Trainer:

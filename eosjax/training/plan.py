@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from typing import Any, NamedTuple
@@ -10,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from eosjax.config import TrainConfig
+from eosjax.models.attention import SIXTEEN_BITS
 from eosjax.models.openvla import VLAConfig
 from eosjax.models.parts import init_params, split_params
 from eosjax.models.policies import Params
@@ -23,7 +25,19 @@ COMPILER_OPTIONS = {
     "xla_disable_hlo_passes": "while-loop-invariant-code-motion",
     "xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED",
     "xla_backend_optimization_level": 0,
+    "xla_cpu_use_fusion_emitters": False,
 }
+
+
+CARDS = {  # dense bfloat16 products a second as the makers state them, in 10^12 operations; memory in 10^9 bytes
+    "A100 80GB": (312, 80),
+    "H100 SXM": (989, 80),
+    "H200": (989, 141),
+    "L40S": (362, 48),
+    "RTX 4090": (165, 24),
+    "B200": (2250, 180),
+}
+USABLE = 0.95  # share of a device's memory that a step may take: the rest is for fragmentation
 
 
 class Step(NamedTuple):
@@ -67,6 +81,36 @@ def trace_step(config: TrainConfig, vla_config: VLAConfig, text_length: int, bat
     state = jax.eval_shape(functools.partial(init_state, learner), trainable, key)
     traced = jax.jit(functools.partial(train_step, learner), donate_argnums=0).trace(state, frozen, batch)
     return Step(state, frozen, batch, traced)
+
+
+def without_kernels(config: TrainConfig, vla_config: VLAConfig) -> VLAConfig:
+    """The policy as a plan compiles it: a CPU has no fused attention, but a program that needs as much memory."""
+    fused = config.attention == "cudnn" or (config.attention == "auto" and vla_config.dtype in SIXTEEN_BITS)
+    return dataclasses.replace(vla_config, attention="blockwise" if fused else "xla")
+
+
+def choose_remat(config: TrainConfig, vla_config: VLAConfig, text_length: int, limit: int | None) -> tuple[str, str | None]:
+    """What `--remat auto` means, and a line that says why.
+
+    Args:
+      config: the run.
+      vla_config: the policy.
+      text_length: l, token ids in a row.
+      limit: bytes of a device; None where nobody knows (on a CPU), which counts as enough.
+    """
+    if limit is None:
+        return "none", None
+    shape = without_kernels(config, vla_config)
+    tried = []
+    for remat in ("none", "dots"):
+        with jax.default_device(jax.local_devices(backend="cpu")[0]):
+            peak = measure(trace_step(config, dataclasses.replace(shape, remat=remat), text_length, config.batch_size)).peak
+        tried.append(f"{remat} takes {peak / 1e9:.1f} GB")
+        if peak <= USABLE * limit:
+            break
+    else:
+        remat = "full"
+    return remat, f"--remat auto: {remat} ({', '.join(tried)} of {limit / 1e9:.1f} GB)"
 
 
 def abstract_batch(config: TrainConfig, vla_config: VLAConfig, text_length: int, batch_size: int) -> Batch:
@@ -116,7 +160,7 @@ def largest_batch(few: tuple[int, Memory], many: tuple[int, Memory], limit: floa
 
 
 def count_flops(step: Step) -> int:
-    """Floating-point operations of the matrix products of an update, what is recomputed in the backward pass included.
+    """Floating-point operations of the matrix products of an update, with what the backward pass recomputes: nothing with `remat` none.
 
     Counted in the traced program, where the number of rounds of each loop is known: the cost analysis of XLA counts a loop's body once.
     """

@@ -15,7 +15,18 @@ from eosjax.data.samples.tokens import demo_tokenizer
 from eosjax.data.specs import DatasetSpec
 from eosjax.models.hf.config import PUBLISHED
 from eosjax.models.parts import init_params, split_params
-from eosjax.training.plan import Memory, Step, abstract_batch, count, count_flops, largest_batch, measure, size_in_bytes, trace_step
+from eosjax.training.plan import (
+    Memory,
+    Step,
+    abstract_batch,
+    choose_remat,
+    count,
+    count_flops,
+    largest_batch,
+    measure,
+    size_in_bytes,
+    trace_step,
+)
 from eosjax.training.state import init_state, make_learner
 from eosjax.types import UserError
 from tests.checkpoints import HEADS, write_checkpoint
@@ -156,25 +167,40 @@ def test_the_command(run, monkeypatch):
         rows = len(step.batch.key)
         return Memory(1_000_000_000, 200_000_000, 400_000_000, 0, rows * 1_000_000, 300_000_000 + rows * 99_000_000)
 
+    monkeypatch.setattr("eosjax.training.plan.USABLE", 1.0)
     monkeypatch.setattr("eosjax.training.plan.trace_step", traced)
     monkeypatch.setattr("eosjax.training.plan.measure", made_up)
-    flags = ["--vla_path", "demo", "--use_lora=False", "--batch-size", 2, "--use_proprio", "--num_images_in_input", 2]
-    status, out, err = run("plan", "--memory_gb", "4.05", *flags)
+    flags = ["--vla_path", "demo", "--use_lora=False", "--batch-size", 2, "--use_proprio", "--num_images_in_input", 2, "--remat", "dots"]
+    status, out, err = run("plan", "--memory_gb", "4.05", "--mfu", "50", *flags)
     assert (status, err) == (0, "")
-    config, vla_config, text_length, _ = asked[0]
+    config, vla_config, text_length, _ = asked[1]
+    assert (vla_config.attention, vla_config.remat) == ("xla", "dots")
     assert (config.use_proprio, config.use_lora, vla_config.proprio_dim, text_length) == (True, False, 8, 42 + 56 + 3)
-    assert [args[-1] for args in asked] == [2, 16]
+    assert [args[-1] for args in asked] == [2, 2, 16]
     numbers = [int(found.replace(",", "")) for found in re.findall(r"^\w[\w ]*?  +([\d,]+)  +\d\.\d{3}  trained, float32$", out, re.M)]
     assert len(numbers) == 6
     assert sum(numbers) == int(re.search(r"^all +([\d,]+)", out, re.M)[1].replace(",", ""))
     assert re.search(r"^GB on a device, at --batch_size +2 +16$", out, re.M)
     assert re.search(r"^activations, gradients +0\.498 +1\.884$", out, re.M)
     assert re.search(r"^peak +2\.100 +3\.500$", out, re.M)
-    assert "an update on a device (2 sample(s))" in out
-    assert "largest --batch_size in 4.05 GB: 21\n" in out
+    assert re.search(r"^dots +1\.\d\d +2\.100 +21$", out, re.M)
+    flops = float(re.search(r"^a sample: ([\d.e-]+) TFLOP", out, re.M)[1])
+    assert float(re.search(r"^H100 SXM +([\d.e+]+)$", out, re.M)[1]) == pytest.approx(0.5 * 989 / flops, rel=0.01)
+    assert "--remat dots: dots, in 4.05 GB" in out
     assert "assumed: prompts of up to 42 tokens" in out
-    assert "none; not even one sample fits" in run("plan", "--memory_gb", "1.9", *flags)[1]
+    assert re.search(r"^dots +1\.\d\d +2\.100 +none$", run("plan", "--memory_gb", "1.9", *flags)[1], re.M)
     assert "assumed: prompts of up to 40 tokens" in run("plan", "--rephrase", "False", *flags)[1]
+
+
+def test_remat_is_the_fastest_that_fits(monkeypatch):
+    peaks = {"none": 90, "dots": 50, "full": 20}
+    monkeypatch.setattr("eosjax.training.plan.trace_step", lambda config, vla_config, length, size: vla_config)
+    monkeypatch.setattr("eosjax.training.plan.measure", lambda step: Memory(peaks[step.remat] * 10**9, 0, 0, 0, 0, 0))
+    chosen = {gb: choose_remat(TrainConfig(), TINY, 18, gb * 10**9) for gb in (100, 60, 40)}
+    assert chosen[100] == ("none", "--remat auto: none (none takes 90.0 GB of 100.0 GB)")
+    assert chosen[60] == ("dots", "--remat auto: dots (none takes 90.0 GB, dots takes 50.0 GB of 60.0 GB)")
+    assert chosen[40] == ("full", "--remat auto: full (none takes 90.0 GB, dots takes 50.0 GB of 40.0 GB)")
+    assert choose_remat(TrainConfig(), TINY, 18, None) == ("none", None)
 
 
 def test_the_room_that_is_planned_for_rewording_is_enough():
@@ -185,6 +211,7 @@ def test_the_room_that_is_planned_for_rewording_is_enough():
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
+        (["--mfu", "0"], "--mfu: expected more than 0, up to 100 %, got 0.0"),
         (["--memory_gb", "0"], "--memory_gb: expected more than 0, got 0.0"),
         (["--batch_size", "0"], "--batch_size must be greater than 0, got 0"),
         (["--vla_pat", "demo"], "unrecognized arguments: --vla_pat"),

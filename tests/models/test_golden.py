@@ -67,12 +67,13 @@ def test_bfloat16_errs_no_more_than_the_original(folder):
 def test_causal_attention_would_be_noticed(folder, monkeypatch):
     attention = jax.nn.dot_product_attention
 
-    def causal(q, k, v, mask=None):
-        return attention(q, k, v, mask=mask, is_causal=mask is not None)
+    def causal(q, k, v, key_value_seq_lengths=None, **options):
+        lengths = key_value_seq_lengths
+        return attention(q, k, v, key_value_seq_lengths=lengths, is_causal=lengths is not None, **options)
 
     monkeypatch.setattr(jax.nn, "dot_product_attention", causal)
     model = parity.load(folder)
-    other = model._replace(config=dataclasses.replace(model.config, remat=True))  # traced anew
+    other = model._replace(config=dataclasses.replace(model.config, remat="full"))  # traced anew
     rows = {row.quantity: row for row in parity.compare_forward("img1_proprio0", other, recorded(folder, "fwd_img1_proprio0"))}
     assert rows["vision_patches"].passed
     assert not rows["actions_hidden_states"].passed

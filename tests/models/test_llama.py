@@ -20,7 +20,7 @@ POSITIONS = np.tile(np.arange(5, dtype=np.int32), (2, 1))
 def drawn(llama) -> Any:
     """Random parameters of a language model, without compiling its initialisers."""
     rng = np.random.default_rng(0)
-    arguments = (X, np.ones((2, 1, 5), bool), POSITIONS)
+    arguments = (X, np.full(2, 5, np.int32), POSITIONS)
     shapes = jax.eval_shape(lambda: llama.init(jax.random.key(0), *arguments))["params"]
     return jax.tree.map(lambda leaf: (0.5 * rng.standard_normal(leaf.shape)).astype(leaf.dtype), shapes)
 
@@ -51,10 +51,9 @@ def test_rope_pairs_channel_with_channel_half_a_head_on():
 
 def test_grouped_query_attention_against_numpy():
     attention = Attention(CONFIG, LinearConfig())
-    mask = np.random.default_rng(2).random((2, 5, 5)) < 0.6
-    mask |= np.eye(5, dtype=bool)
+    lengths = np.array([3, 5], np.int32)
     tables = rope_tables(jnp.asarray(POSITIONS), 4, 10000.0)
-    variables = attention.init(jax.random.key(0), X, True, mask, *tables)
+    variables = attention.init(jax.random.key(0), X, True, lengths, *tables)
     kernels = {name: np.asarray(layer["kernel"]) for name, layer in variables["params"].items()}
     q = np.asarray(apply_rope(jnp.asarray(X @ kernels["q_proj"]).reshape(2, 5, 4, 4), *tables))
     k = np.asarray(apply_rope(jnp.asarray(X @ kernels["k_proj"]).reshape(2, 5, 2, 4), *tables))
@@ -62,29 +61,32 @@ def test_grouped_query_attention_against_numpy():
     heads = []
     for head in range(4):  # queries 0, 1 share key-value head 0; queries 2, 3 share 1
         scores = np.einsum("bqd,bkd->bqk", q[:, :, head], k[:, :, head // 2]) / 2.0
-        heads.append(softmax(np.where(mask, scores, -np.inf)) @ v[:, :, head // 2])
+        heads.append(softmax(np.where(np.arange(5) < lengths[:, None, None], scores, -np.inf)) @ v[:, :, head // 2])
     expected = np.concatenate(heads, -1) @ kernels["o_proj"]
-    out = jnp.asarray(attention.apply(variables, X, True, mask, *tables))
+    out = jnp.asarray(attention.apply(variables, X, True, lengths, *tables))
     np.testing.assert_allclose(out, expected, atol=1e-5)
 
 
-def test_the_mask_argument_decides_who_sees_whom():
+def test_all_tokens_of_a_row_see_its_first_ones_and_their_order_means_nothing():
     llama = Llama(CONFIG, LinearConfig())
     run = jax.jit(llama.apply)
-    causal = np.tile(np.tril(np.ones((5, 5), bool)), (2, 1, 1))
-    params = drawn(llama)
+    params = {"params": drawn(llama)}
     changed = X.copy()
     changed[:, -1] += 1.0
-    for mask, earlier_moves in ((np.ones_like(causal), True), (causal, False)):
-        before, after = (np.asarray(run({"params": params}, x, mask, POSITIONS))[:, :-1] for x in (X, changed))
-        assert (np.abs(before - after).max(-1) > 1e-4).all() == earlier_moves
-        assert np.allclose(before, after, atol=1e-6) != earlier_moves
+    lengths = np.array([4, 5], np.int32)
+    before, after = (np.asarray(run(params, x, lengths, POSITIONS))[:, :-1] for x in (X, changed))
+    np.testing.assert_array_equal(before[0], after[0])
+    assert (np.abs(before - after)[1].max(-1) > 1e-4).all()
+    order = np.array([2, 0, 3, 1])
+    moved = run(params, X[:, order], lengths[:1].repeat(2), POSITIONS[:, order])
+    kept = run(params, X[:, :4], lengths[:1].repeat(2), POSITIONS[:, :4])
+    np.testing.assert_allclose(moved, np.asarray(kept)[:, order], atol=1e-5)
 
 
 def test_last_operation_is_the_root_mean_square_norm():
     llama = Llama(CONFIG, LinearConfig())
     params = drawn(llama)
-    hidden = jax.jit(llama.apply)({"params": params}, X, np.ones((2, 1, 5), bool), POSITIONS)
+    hidden = jax.jit(llama.apply)({"params": params}, X, np.full(2, 5, np.int32), POSITIONS)
     np.testing.assert_allclose(np.square(hidden / params["model"]["norm"]["scale"]).mean(-1), 1.0, atol=1e-3)
 
 

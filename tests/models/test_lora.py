@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from eosjax.models.lora import LinearConfig, LoRADense, openvla_scaling, stack_layers
+from eosjax.models.lora import REMAT, LinearConfig, LoRADense, openvla_scaling, stack_layers
 
 X = np.random.default_rng(0).standard_normal((3, 6)).astype(np.float32)
 
@@ -82,7 +82,7 @@ def test_adapters_stay_float32_over_a_bfloat16_base():
     assert {x.dtype for x in jax.tree.leaves(variables["lora"])} == {jnp.dtype("float32")}
 
 
-@pytest.mark.parametrize("remat", [False, True])
+@pytest.mark.parametrize("remat", REMAT)
 def test_stack_equals_a_loop_over_its_layers(remat):
     linear, shift = LinearConfig(lora_rank=2), 0.1
     stack = stack_layers(Residual, 3, remat)(linear)
@@ -110,7 +110,7 @@ def test_stack_equals_a_loop_over_its_layers(remat):
 
 
 def test_dropout_in_a_stack_with_remat_follows_its_key():
-    stack = stack_layers(Residual, 2, True)(LinearConfig(lora_rank=2, lora_dropout=0.5))
+    stack = stack_layers(Residual, 2, "full")(LinearConfig(lora_rank=2, lora_dropout=0.5))
     variables = randomised(jax.eval_shape(lambda: stack.init(jax.random.key(0), X, True, 0.0)))
     run = jax.jit(lambda seed: stack.apply(variables, X, False, 0.0, rngs={"dropout": jax.random.key(seed)}))
     first, again, other = (run(seed)[0] for seed in (1, 1, 2))
