@@ -2,8 +2,11 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from eosjax.ends.score_file import ScoreFileError, read_scores
+from tests.fuzz import damaged_bytes, refused_or_read
 
 SOUND = ["episode,step,score,label", "a,0,0.25,0", "a,1,1,1", "b,0,0,0"]
 
@@ -73,3 +76,16 @@ def test_files_that_are_none(tmp_path):
         read_scores(tmp_path / "empty.csv")
     with pytest.raises(ScoreFileError, match="expected CSV in UTF-8"):
         read_scores(write(tmp_path, [*SOUND, "é,0,0,0"], encoding="latin-1"))
+
+
+IN_BYTES = "\n".join(SOUND).encode()
+ANY = st.text("episode,stp.corlab01-+\"'\n\r\0 9é", max_size=80).map(str.encode) | st.binary(max_size=80)
+
+
+@settings(max_examples=100)
+@given(ANY | damaged_bytes(IN_BYTES) | ANY.map(lambda more: IN_BYTES + more) | st.just(IN_BYTES + b"\nb,%s,0,0" % (b"9" * 5000)))
+def test_any_bytes_are_scores_or_refused(tmp_path_factory, content):
+    path = tmp_path_factory.getbasetemp() / "scores.csv"
+    path.write_bytes(content)
+    with refused_or_read():
+        assert read_scores(path)

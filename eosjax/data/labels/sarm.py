@@ -55,7 +55,7 @@ def _segments(number: int, length: int, fps: float, row: dict[str, Any]) -> list
     names = row["names"]
     if not names:
         return []
-    if not all(_fits(field, values, len(names)) for field, values in row.items()):
+    if not isinstance(names, list) or not all(_fits(field, values, len(names)) for field, values in row.items()):
         return Problem("wrong shape", number, f"expected lists of one length ({', '.join(row)}), got {show(row)}")
     starts, ends = _frames(row, "start", fps), _frames(row, "end", fps)
     for side, frames in (("start", starts), ("end", ends)):
