@@ -14,6 +14,7 @@ import numpy as np
 
 from eosjax.documents import DocumentError, read_yaml
 from eosjax.fields import show
+from eosjax.names import check_name
 from eosjax.types import UserError
 
 GripperConvention = Literal["minus_open_plus_closed", "binarised", "as_stored"]
@@ -23,6 +24,7 @@ Normalisation = Literal["q99", "bounds"]
 
 # Largest magnitude of values that are not normalised. Normalised ones are from -1 to 1; millimetres, degrees or per cent are far larger.
 UNSCALED_LIMIT = 2.0
+_LARGEST = 10_000  # of a size, or of steps per second
 
 
 class SpecError(UserError):
@@ -73,10 +75,10 @@ class DatasetSpec:
 
     def __post_init__(self) -> None:
         for field in ("chunk", "action_size", "proprio_size", "control_hz"):
-            if not getattr(self, field) > 0:
-                raise SpecError(f"{field}: expected a number above 0, got {getattr(self, field)}")
-        if self.skip_first < 0:
-            raise SpecError(f"skip_first: expected 0 or more, got {self.skip_first}")
+            if not 0 < getattr(self, field) <= _LARGEST:
+                raise SpecError(f"{field}: expected a number above 0, up to {_LARGEST:,}, got {show(getattr(self, field))}")
+        if not 0 <= self.skip_first <= _LARGEST:
+            raise SpecError(f"skip_first: expected 0 or more, up to {_LARGEST:,}, got {show(self.skip_first)}")
         for field in ("image_keys", "state_keys"):
             keys = getattr(self, field)
             if not keys or len(set(keys)) != len(keys):
@@ -215,7 +217,10 @@ def load_specs(path: str | Path) -> dict[str, DatasetSpec]:
         raise SpecError(f"--dataset_specs {path}: expected {{dataset: {{field: value, …}}, …}}, got {_kind(content)}")
     specs = {}
     for name, fields in content.items():
+        if not isinstance(name, str):
+            raise SpecError(f"--dataset_specs {path}: expected the name of a dataset, got {_kind(name)}")
         try:
+            check_name("name", name, SpecError)
             if not isinstance(fields, dict):
                 raise SpecError(f"expected fields and values, got {_kind(fields)}")
             spec = _from_fields(fields)
@@ -224,7 +229,7 @@ def load_specs(path: str | Path) -> dict[str, DatasetSpec]:
                 raise SpecError(f"missing {', '.join(missing)}")
         except SpecError as error:
             raise SpecError(f"--dataset_specs {path}: {name}: {error}") from error
-        specs[str(name)] = spec
+        specs[name] = spec
     return specs
 
 
@@ -254,7 +259,7 @@ def _convert(field: str, value: Any, wanted: Any) -> Any:
     if not isinstance(value, accepted) or (isinstance(value, bool) and wanted is not bool):
         names = {str: "text", bool: "true or false", int: "a whole number", float: "a number"}
         raise SpecError(f"{field}: expected {names[wanted]}, got {_kind(value)}")
-    return wanted(value)
+    return value if isinstance(value, int) and abs(value) > 2**53 else wanted(value)  # what float cannot hold is out of every range
 
 
 def _either(values: Iterable[str]) -> str:

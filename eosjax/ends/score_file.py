@@ -34,7 +34,7 @@ def read_scores(path: Path) -> list[ScoredEpisode]:
     for line, (episode, step, score, label) in _rows(path):
         if not episode:
             raise ScoreFileError(f"{path}, line {line}, column episode: expected a name, got nothing")
-        if not (step.isascii() and step.isdecimal()):
+        if not (step.isascii() and step.isdecimal() and len(step) < 10):
             raise ScoreFileError(f"{path}, line {line}, column step: expected a whole number from 0 on, got {step!r}")
         probability, end = _number(score), _number(label)
         if not 0 <= probability <= 1:  # nor NaN

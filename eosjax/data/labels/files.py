@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -12,6 +12,8 @@ import pyarrow.parquet as pq
 from eosjax import documents
 from eosjax.data.labels.table import LabelError, refused
 from eosjax.documents import DocumentError
+from eosjax.fields import Fields, check_fields
+from eosjax.types import UserError
 
 _LARGEST = 2**31 - 1
 
@@ -27,6 +29,22 @@ def read_json(path: Path) -> Any:
 def is_count(value: Any) -> TypeGuard[int]:
     """Whether a JSON value is a whole number from 0 on, as small as one of steps or episodes."""
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _LARGEST
+
+
+def episode_number(text: str) -> int | None:
+    """The number of an episode in decimal digits; None for another text."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 10 else None
+
+
+def fields_fault(content: Mapping[str, Any], fields: Fields) -> str | None:
+    """What is wrong with the fields of an object, all of which the table `fields` must have; None if they are all known."""
+    if content.keys() <= fields.keys():  # no table of labels refuses a field by its value
+        return None
+    try:
+        check_fields(content, fields, "fields", UserError)
+    except UserError as error:
+        return str(error)
+    return None
 
 
 def column_names(path: Path) -> list[str]:
@@ -46,6 +64,7 @@ def read_columns(paths: Sequence[Path], columns: Sequence[str]) -> pa.Table:
         _require(path, file.schema_arrow.names, columns)
         try:
             tables.append(file.read(columns=list(columns)))
+            tables[-1].validate(full=True)  # such as texts that are no UTF-8
         except (OSError, pa.ArrowException) as error:
             raise _damaged(path, error) from error
     try:
@@ -65,13 +84,17 @@ def read_batches(path: Path, columns: Sequence[str], nested: str, fields: Sequen
     _require(path, file.schema_arrow.names, [*columns, nested])
     leaves = {leaf.rsplit(".", 1)[-1]: leaf for leaf in (column.path for column in file.schema) if leaf.startswith(f"{nested}.")}
     records = file.schema_arrow.field(nested).type
+    if not (pa.types.is_list(records) or pa.types.is_large_list(records) or pa.types.is_null(records)):
+        raise refused(path, "wrong shape", f"column {nested}: expected lists of records, got {records}")
     if pa.types.is_null(getattr(records, "value_type", records)):  # not one record in the file: its fields are unknown
         wanted = [nested]
     else:
         _require(path, list(leaves), fields)
         wanted = [leaves[field] for field in fields]
     try:
-        yield from file.iter_batches(columns=[*columns, *wanted])
+        for batch in file.iter_batches(columns=[*columns, *wanted]):
+            batch.validate(full=True)
+            yield batch
     except (OSError, pa.ArrowException) as error:
         raise _damaged(path, error) from error
 

@@ -11,11 +11,23 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from eosjax.data.labels.files import is_count
+from eosjax.data.labels.files import episode_number, fields_fault, is_count
 from eosjax.data.labels.table import Kind, Problem, Segment, SegmentTable, make_table, refused, task_key
-from eosjax.fields import show
+from eosjax.fields import Field, show, table
 
-_FLAT_KEY = re.compile(r"(?P<dataset>.+)_episode_(?P<episode>[0-9]+)")
+BODY = table(
+    Field("instruction", "honoured", "the task; compared with that of the dataset"),
+    Field("total_timesteps", "honoured", "number of steps; compared with that of the dataset"),
+    Field("timestep_labels", "honoured", "the entries of the steps"),
+    *(Field(name, "harmless", "counts and texts for people") for name in "labeled_timesteps summary original_instruction substeps".split()),
+)
+ENTRY = table(
+    Field("timestep", "honoured", "the step"),
+    Field("APD_step", "honoured", "the instruction of the sub-step"),
+    Field("is_substep_end", "honoured", "whether a sub-step ends at this step"),
+    *(Field(name, "harmless", "kind of the motion, for people") for name in ("action", "cycle", "APD_prep_step")),
+)
+_FLAT_KEY = re.compile(r"(?P<dataset>.+)_episode_(?P<episode>[0-9]{1,9})")
 
 
 def suites_mismatch(content: Any) -> str | None:
@@ -49,11 +61,11 @@ def read_suites(source: object, content: dict[str, Any], name: str) -> SegmentTa
     reader = _Reader()
     for task, episodes in content[suite].items():
         for key, body in episodes.items():
-            digits = key.removeprefix("episode_")
-            if digits == key or not digits.isdecimal():
-                reader.problems.append(Problem("wrong shape", None, f"{task}: expected keys episode_N, got {key!r}"))
+            number = episode_number(key.removeprefix("episode_")) if key.startswith("episode_") else None
+            if number is None:
+                reader.problems.append(Problem("wrong shape", None, f"{task}: expected keys episode_N, got {show(key)}"))
             else:
-                reader.add(int(digits), task, task, body)
+                reader.add(number, task, task, body)
     return reader.table(source)
 
 
@@ -67,7 +79,7 @@ def read_flat(source: object, content: dict[str, Any], name: str) -> SegmentTabl
     matches = {key: _FLAT_KEY.fullmatch(key) for key in content}
     for key, match in matches.items():
         if match is None:
-            reader.problems.append(Problem("wrong shape", None, f"expected keys <dataset>_episode_N, got {key!r}"))
+            reader.problems.append(Problem("wrong shape", None, f"expected keys <dataset>_episode_N, got {show(key)}"))
     datasets = {match["dataset"]: match["dataset"] for match in matches.values() if match}
     dataset = _of_dataset(source, datasets, name)
     for key, match in matches.items():
@@ -124,6 +136,8 @@ def _body_problem(where: str, task: str | None, body: Any) -> tuple[Kind, str] |
     entries = body.get("timestep_labels") if isinstance(body, dict) else None
     if not isinstance(entries, list):
         return "wrong shape", f"{where}: expected a list timestep_labels, got {show(body)}"
+    if fault := fields_fault(body, BODY):
+        return "wrong shape", f"{where}: {fault}"
     length = body.get("total_timesteps")
     if not is_count(length):
         return "wrong shape", f"{where}: total_timesteps: expected a number of steps, got {length!r}"
@@ -139,6 +153,8 @@ def _body_problem(where: str, task: str | None, body: Any) -> tuple[Kind, str] |
         at = f"{where}: timestep_labels[{index}]"
         if not is_count(step) or not isinstance(fields.get("APD_step"), str):
             return "wrong shape", f"{at}: expected timestep (a number) and APD_step (text), got {show(entry)}"
+        if fault := fields_fault(fields, ENTRY):
+            return "wrong shape", f"{at}: {fault}"
         if end not in (None, False, True):  # 0 and 1 equal the booleans
             return "wrong shape", f"{at}: is_substep_end: expected true, false, null, 0 or 1, got {end!r}"
         if step <= previous:

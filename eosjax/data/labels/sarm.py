@@ -60,7 +60,7 @@ def _segments(number: int, length: int, fps: float, row: dict[str, Any]) -> list
     starts, ends = _frames(row, "start", fps), _frames(row, "end", fps)
     for side, frames in (("start", starts), ("end", ends)):
         if f"{side}_times" in row:
-            exact = np.asarray(row[f"{side}_times"], np.float64) * fps
+            exact = np.clip(row[f"{side}_times"], -1e9, 1e9) * fps
             off = np.flatnonzero(~(np.abs(exact - frames) <= 1.0))  # the annotator rounds down
             if len(off):
                 what = f"{side} of {names[off[0]]!r}: frame {frames[off[0]]}, but {exact[off[0]] / fps:g} s at fps {fps:g}"

@@ -81,10 +81,25 @@ def test_what_does_not_fit_is_refused(tmp_path, episode, expected):
     assert kinds(import_labels(one_list(tmp_path, episode), "any"), dataset(10)) == expected
 
 
+def write_in(folder, **texts):
+    """A folder with an episode of one sub-step, of this text, in each of some folders."""
+    for name, text in texts.items():
+        (folder / name).mkdir()
+        (folder / name / "chunks_summary.json").write_text(json.dumps(cyclevla(0, 10, (0, 9, text))))
+    return folder
+
+
+@pytest.mark.parametrize(
+    "folders",
+    [["episode_0", "episode_0_manual"], ["episode_0_llm", "episode_0_manual"], ["episode_0", "episode_0_llm", "episode_0_manual"]],
+)
+def test_of_several_folders_of_an_episode_the_one_that_cyclevla_takes(tmp_path, folders):
+    """Its builder of datasets looks for `episode_N`, `episode_N_llm` and `episode_N_manual`, in this order."""
+    table = import_labels(write_in(tmp_path, **{name: name for name in folders}), "any")
+    assert (table.instruction, table.problems) == ([folders[0]], ())
+
+
 def test_an_episode_in_two_files(tmp_path):
-    for folder in ("episode_0", "episode_0_llm"):
-        (tmp_path / folder).mkdir()
-        (tmp_path / folder / "chunks_summary.json").write_text(json.dumps(cyclevla(0, 10, *CHUNKS)))
-    table = import_labels(tmp_path, "any")
+    table = import_labels(write_in(tmp_path, episode_0="pick", other="pick"), "any")
     assert kinds(table, dataset(10)) == [("overlap", 0)]
-    assert "episode_0/chunks_summary.json and in episode_0_llm" in table.problems[0].what
+    assert "episode_0/chunks_summary.json and in other/chunks_summary.json" in table.problems[0].what

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from eosjax.data.labels import FORMATS, LabelError, import_labels
+from eosjax.data.labels import FORMATS, LabelError, import_labels, join_labels
 from eosjax.types import UserError
-from tests.data.labels.builders import KEY, body, cyclevla, entry, language, lerobot, sarm
+from tests.data.labels.builders import KEY, body, cyclevla, dataset, entry, language, lerobot, sarm
 
 
 def files(text):
@@ -37,6 +37,40 @@ def make(folder, format, text="pick"):
     path = folder / "labels.json"
     path.write_text(json.dumps(texts[format]))
     return path
+
+
+@pytest.mark.parametrize("format", JSON)
+def test_a_byte_order_mark_is_no_matter(tmp_path, format):
+    path = make(tmp_path, format)
+    path.write_bytes(path.read_text().encode("utf-8-sig"))
+    assert import_labels(path, "any").instruction == ["pick"]
+
+
+@pytest.mark.parametrize(
+    ("format", "before", "after", "message"),
+    [
+        ("original", "is_substep_end", "is_substep_ends", r"timestep_labels\[0\]: fields: is_substep_ends: unknown field"),
+        ("flat", "total_timesteps", "total_timestep", "fields: total_timestep: unknown field"),
+        ("cyclevla", "subtask", "sub_task", r"chunks\[0\]: fields: sub_task: unknown field"),
+        ("cyclevla", "episode_id", "episodeid", "fields: episodeid: unknown field"),
+    ],
+)
+def test_fields_that_are_not_known_are_refused(tmp_path, format, before, after, message):
+    """A misspelt field would leave its meaning out."""
+    path = make(tmp_path, format)
+    path.write_text(path.read_text().replace(f'"{before}"', f'"{after}"'))
+    with pytest.raises(LabelError, match=message):
+        join_labels(import_labels(path, "any"), dataset(2))
+
+
+def test_fields_that_other_labelling_programs_write(tmp_path):
+    more = {"labeled_timesteps": 2, "summary": {}, "original_instruction": "x", "substeps": []}
+    labels = (
+        body(2, *[entry(step, "pick", step == 1) | {"action": "pick", "cycle": 0, "APD_prep_step": "move"} for step in range(2)]) | more
+    )
+    path = tmp_path / "labels.json"
+    path.write_text(json.dumps({"any_episode_0": labels}))
+    assert join_labels(import_labels(path, "any"), dataset(2)).ends.tolist() == [False, True]
 
 
 @pytest.mark.parametrize("format", FORMATS[1:])
@@ -129,6 +163,9 @@ def test_a_lerobot_folder_without_labels(tmp_path):
 def test_a_folder_of_an_older_lerobot(tmp_path):
     (tmp_path / "meta").mkdir()
     (tmp_path / "meta/info.json").write_text('{"fps": 10, "codebase_version": "v2.1"}')
+    with pytest.raises(LabelError, match="codebase_version: expected v3, got 'v2.1'"):
+        import_labels(tmp_path, "any")
+    (tmp_path / "meta/info.json").write_text('{"fps": 10, "codebase_version": "v3.0"}')
     with pytest.raises(LabelError, match=r"expected meta/episodes/chunk-\*/file-\*.parquet \(LeRobot 3.0\), found none"):
         import_labels(tmp_path, "any")
 
@@ -162,6 +199,8 @@ def test_a_parquet_file_alone(tmp_path):
         ('{"libero_goal": {"a": 3}}', "a: expected episodes, got 3"),
         ('{"libero_goal": {"a": {"episode_1": {}, "episode_1": {}}}}', "repeated key: 'episode_1' twice"),
         (b"\xff\xfe{", "not UTF-8"),
+        ("[" * 100_000, "not JSON: nested too deeply"),
+        ('{"libero_goal": ' + "9" * 5000 + "}", "not JSON: Exceeds the limit"),
     ],
 )
 def test_files_that_are_no_label_files(tmp_path, content, message):

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eosjax.data.labels import LabelError, import_labels
+from eosjax.data.labels import LabelError, import_labels, join_labels
 from eosjax.data.labels.lerobot import frames_of
 from tests.data.labels.builders import dataset, ends_of, kinds, language, lerobot, rows_of, write_parquet
 
@@ -148,7 +148,7 @@ def test_rows_that_fit_no_frame(tmp_path, rows, kind):
 
 def test_an_fps_that_the_frames_do_not_have(tmp_path):
     folder = spoken(tmp_path, [8, 1], [(0.0, "pick"), (0.4, "place")], [(0.0, "pick")])
-    (folder / "meta/info.json").write_text(json.dumps({"fps": 20}))
+    (folder / "meta/info.json").write_text(json.dumps({"codebase_version": "v3.0", "fps": 20}))
     assert kinds(import_labels(folder, "any"), dataset(8, 1)) == [("fps mismatch", 0)]
 
 
@@ -191,7 +191,7 @@ def test_a_file_without_any_row(tmp_path):
         (
             "meta/episodes/chunk-000/file-000.parquet",
             {"episode_index": [0]},
-            "expected length, tasks; found episode_index",
+            "expected length; found episode_index",
         ),
         (
             "meta/episodes/chunk-000/file-000.parquet",
@@ -237,9 +237,79 @@ def test_damage_within_a_file(tmp_path):
         import_labels(tmp_path, "any")
 
 
-@pytest.mark.parametrize("fps", [None, 0, "10"])
-def test_no_fps(tmp_path, fps):
+@pytest.mark.parametrize(
+    ("info", "message"),
+    [
+        ({"fps": None}, "fps: expected a number above 0, got None"),
+        ({"fps": 0}, "fps: expected a number above 0, got 0"),
+        ({"fps": "10"}, "fps: expected a number above 0, got '10'"),
+        ({"fps": float("inf")}, "fps: expected a number above 0, got inf"),
+        ({"fps": 10**400}, "fps: expected a number above 0, got 10000"),
+        ({"codebase_version": "v2.1"}, "codebase_version: expected v3, got 'v2.1'; convert the dataset with lerobot"),
+        ({"data_path": "../other/{chunk_index}.parquet"}, "data_path: expected 'data/chunk-.* or None, got '../other"),
+        ({"frame_rate": 20}, "frame_rate: unknown field"),
+    ],
+)
+def test_faulty_info_is_named(tmp_path, info, message):
     folder = indexed(tmp_path, [0])
-    (folder / "meta/info.json").write_text(json.dumps({"fps": fps}))
-    with pytest.raises(LabelError, match="expected fps, a number above 0"):
+    (folder / "meta/info.json").write_text(json.dumps({"codebase_version": "v3.0", "fps": 10} | info))
+    with pytest.raises(LabelError, match=f"(?s){folder}/meta/info.json.*{message}"):
+        import_labels(folder, "any")
+
+
+def test_the_info_that_lerobot_writes(tmp_path):
+    folder = indexed(tmp_path, [0])
+    info = {
+        "codebase_version": "v3.0", "robot_type": "so100_follower", "total_episodes": 1, "total_frames": 1, "total_tasks": 1,
+        "chunks_size": 1000, "data_files_size_in_mb": 100, "video_files_size_in_mb": 200, "fps": 10, "splits": {"train": "0:1"},
+        "data_path": "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet", "features": {},
+        "video_path": "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4",
+    }  # fmt: skip
+    (folder / "meta/info.json").write_bytes(json.dumps(info).encode("utf-8-sig"))
+    assert import_labels(folder, "any").lengths == {0: 1}
+
+
+def without_tasks(folder, tasks, index, column="task"):
+    """The folder without the tasks of the episodes, but with those of the frames."""
+    meta = folder / "meta/episodes/chunk-000/file-000.parquet"
+    pq.write_table(pq.read_table(meta).drop_columns(["tasks"]), meta)
+    data = folder / "data/chunk-000/file-000.parquet"
+    pq.write_table(pq.read_table(data).append_column("task_index", pa.array(index)), data)
+    write_parquet(folder / "meta/tasks.parquet", {"task_index": list(range(len(tasks))), column: tasks})
+    return folder
+
+
+@pytest.mark.parametrize("column", ["task", "__index_level_0__"])
+def test_tasks_of_the_frames_where_the_episodes_have_none(tmp_path, column):
+    folder = without_tasks(indexed(tmp_path, [0, 0], [1]), ["open it", "lift it"], [1, 1, 0], column)
+    assert import_labels(folder, "any").tasks == {0: "lift it", 1: "open it"}
+
+
+def test_frames_of_several_tasks_or_an_unknown_one(tmp_path):
+    folder = without_tasks(indexed(tmp_path, [0, 0], [1]), ["open it", "lift it"], [1, 0, 0])
+    assert kinds(import_labels(folder, "any"), dataset(2, 1, tasks=["", "open it"])) == [("instruction mismatch", 0), ("blank task", 0)]
+    write_parquet(folder / "meta/tasks.parquet", {"task_index": [0], "task": ["open it"]})
+    with pytest.raises(LabelError, match="task_index 1 is not in meta/tasks.parquet"):
+        import_labels(folder, "any")
+
+
+def test_nan_in_a_row_of_another_style(tmp_path):
+    folder = spoken(tmp_path, [3], [(float("nan"), "a plan", "plan"), (0.0, "pick")])
+    assert rows_of(import_labels(folder, "any")) == [(0, 2, True, "pick")]
+
+
+@pytest.mark.parametrize(
+    "column", [["a", "b"], [{"style": "subtask"}] * 2, [["subtask"]] * 2, [[{"style": 1, "content": 2, "timestamp": "x"}]] * 2]
+)
+def test_a_language_column_of_another_kind(tmp_path, column):
+    folder = lerobot(tmp_path, [2], data={"language_persistent": pa.array(column)})
+    with pytest.raises(LabelError):
+        join_labels(import_labels(folder, "any"), dataset(2))
+
+
+def test_texts_that_are_no_utf8(tmp_path):
+    folder = indexed(tmp_path, [0], subtasks=None)
+    text = pa.array([b"pick \xff"]).view(pa.string())
+    write_parquet(folder / "meta/subtasks.parquet", pa.table({"subtask_index": [0], "subtask": text}))
+    with pytest.raises(LabelError, match=r"(?s)subtasks.parquet.*Invalid UTF8"):
         import_labels(folder, "any")
