@@ -58,7 +58,7 @@ def compare(dataset: str, folder: Path, places: list[str], more: list[str]) -> i
         if status:
             return status
     if (folder / RESULTS / "results.json").exists():
-        print((folder / RESULTS / "summary.md").read_text())
+        print((folder / RESULTS / "summary.md").read_text(encoding="utf-8"))
         return 0
     return cli.main(["bench", "eos", "--cache", str(folder / CACHE), "--out", str(folder / RESULTS), *more])
 

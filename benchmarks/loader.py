@@ -120,7 +120,7 @@ def measure_resume(make: Make, samples: int) -> dict[str, Any]:
 
 
 def _resident_mb() -> float:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
@@ -139,7 +139,7 @@ def run_child(args: argparse.Namespace, task: str) -> dict[str, Any]:
     command = [sys.executable, __file__, "--task", task, "--data_root_dir", str(args.data_root_dir), "--cache_dir", str(args.cache_dir)]
     command += ["--samples", str(args.samples), "--frames", str(args.frames), "--threads", str(args.threads)]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]), "TF_CPP_MIN_LOG_LEVEL": "3"}
-    child = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    child = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True, encoding="utf-8")
     return json.loads(child.stdout.splitlines()[-1])
 
 

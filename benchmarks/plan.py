@@ -60,7 +60,7 @@ def main() -> None:
     for number, case in enumerate(CASES):
         planned = plan(case)
         environment = os.environ | {"XLA_FLAGS": case.xla_flags, "JAX_PLATFORMS": "cpu"}
-        child = subprocess.run([sys.executable, __file__, "--measure", str(number)], env=environment, capture_output=True, text=True)
+        child = subprocess.run([sys.executable, __file__, "--measure", str(number)], env=environment, capture_output=True, encoding="utf-8")
         if child.returncode:
             sys.exit(child.stderr)
         measured = json.loads(child.stdout)
@@ -110,7 +110,7 @@ def measure(case: Case) -> int:
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
     before = _status("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # the peak starts anew
     update()
     return _status("VmHWM") - before
 
@@ -136,7 +136,7 @@ def policy(case: Case) -> tuple[Any, Any]:
 
 def _status(field: str) -> int:
     """Bytes of a field of /proc/self/status."""
-    found = re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    found = re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"))
     assert found, field
     return int(found[1]) * 1024
 

@@ -68,7 +68,7 @@ def write_checkpoint(folder: Path) -> None:
 
 def resident(which: str) -> int:
     """Bytes that Linux counts for this process: `VmRSS` now, `VmHWM` at most so far."""
-    found = re.search(rf"{which}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    found = re.search(rf"{which}:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"))
     assert found
     return int(found[1]) * 1024
 
@@ -114,7 +114,9 @@ def main() -> None:
         return
     if not checkpoint.is_dir():
         write_checkpoint(checkpoint)
-    output = subprocess.run([sys.executable, __file__, arguments.folder, "--measure"], stdout=subprocess.PIPE, text=True, check=True).stdout
+    output = subprocess.run(
+        [sys.executable, __file__, arguments.folder, "--measure"], stdout=subprocess.PIPE, check=True, encoding="utf-8"
+    ).stdout
     found = json.loads(output.splitlines()[-1])
     beyond = found["peak"] - found["before"] - found["weights"]
     print(f"tensors used                   {found['tensors']}")

@@ -105,7 +105,7 @@ def _root_message(error: BaseException) -> str:
 def save(config: TrainConfig, path: Path) -> None:
     """Writes the resolved configuration as YAML; `--config_path` reads it back to an equal one, `resume` aside."""
     started = dataclasses.replace(config, resume=False)  # as a recipe, the file describes the run from its start
-    path.write_text("".join(f"{name}: {_plain(value)}\n" for name, value in dataclasses.asdict(started).items()))
+    path.write_text("".join(f"{name}: {_plain(value)}\n" for name, value in dataclasses.asdict(started).items()), encoding="utf-8")
 
 
 def _plain(value: object) -> str:

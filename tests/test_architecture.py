@@ -86,6 +86,29 @@ def test_forbidden_packages_stay_out(path):
     assert not {imported.split(".")[0] for imported in imports(path)} & FORBIDDEN[most_specific]
 
 
+def texts_of_the_locale(path):
+    """The lines of calls that open a text without saying in what encoding: the locale would decide."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.Call) or any(keyword.arg == "encoding" for keyword in node.keywords):
+            continue
+        is_method = isinstance(node.func, ast.Attribute)
+        name = node.func.attr if is_method else getattr(node.func, "id", "")
+        texts = [each.value for each in node.args if isinstance(each, ast.Constant) and isinstance(each.value, str)]
+        mode = next((text for text in texts if set(text) <= set("rwax+bt")), None if is_method else "r")
+        of_module = is_method and getattr(node.func.value, "id", "") in ("common", "documents")
+        if (
+            (name == "open" and mode is not None and "b" not in mode)
+            or (name in ("read_text", "write_text") and is_method and not of_module)
+            or any(keyword.arg == "text" for keyword in node.keywords)
+        ):
+            yield node.lineno
+
+
+@pytest.mark.parametrize("path", [*MODULES, *sorted((PACKAGE.parent / "benchmarks").glob("*.py"))], ids=lambda path: path.name)
+def test_texts_do_not_depend_on_the_locale(path):
+    assert not list(texts_of_the_locale(path))
+
+
 def test_one_file_names_pmap():
     named = [module_name(path) for path in MODULES if "jax.pmap" in path.read_text()]
     assert named == ["training.parallel"]

@@ -140,7 +140,9 @@ def write_cache(folder: Path, shape: tuple[int, ...], dtype: str, blocks: Iterab
         del hidden
         arrays = {field.name: getattr(columns, field.name) for field in dataclasses.fields(columns)}
         np.savez(scratch / COLUMNS, **arrays)
-        (scratch / FACTS).write_text(json.dumps({"format": FORMAT, "dtype": dtype, "shape": list(shape), **facts}, indent=1) + "\n")
+        (scratch / FACTS).write_text(
+            json.dumps({"format": FORMAT, "dtype": dtype, "shape": list(shape), **facts}, indent=1) + "\n", encoding="utf-8"
+        )
         os.replace(scratch, folder)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -160,7 +162,7 @@ def open_cache(folder: Path) -> HiddenCache:
     """
     if not (folder / FACTS).is_file():
         raise CacheError(f"--cache {folder}: no {FACTS}; expected a folder that `eosjax cache-hidden` wrote")
-    facts = json.loads((folder / FACTS).read_text())
+    facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
     if facts["format"] != FORMAT:
         raise CacheError(f"--cache {folder}: expected format {FORMAT}, got {facts['format']}")
     try:

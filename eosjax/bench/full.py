@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from eosjax import config as configs
+from eosjax import flags
 from eosjax.bench import probes
 from eosjax.buffer import BalancedBufferState
 from eosjax.config import BALANCED_BUFFER, TrainConfig
@@ -89,17 +90,28 @@ def train_and_look(config: TrainConfig) -> dict[str, Any]:
     Of its checkpoints only the last is kept then: all of them would be half a gigabyte a run of the demo model.
 
     Raises:
-      UserError: the run was stopped before its last update.
+      UserError: the run was stopped before its last update, or was measured with other flags.
     """
     result = config.run_dir / RESULT
-    if not result.is_file():
+    if result.is_file():
+        _check_flags(config)
+    else:
         _train(config)
         scratch = result.with_suffix(f".{os.getpid()}")
-        scratch.write_text(json.dumps(look(config), indent=1, allow_nan=False) + "\n")
+        scratch.write_text(json.dumps(look(config), indent=1, allow_nan=False) + "\n", encoding="utf-8")
         os.replace(scratch, result)
     for step in range(config.save_freq, config.max_steps, config.save_freq):
         shutil.rmtree(config.run_dir / configs.CHECKPOINTS / str(step), ignore_errors=True)
-    return json.loads(result.read_text())
+    return json.loads(result.read_text(encoding="utf-8"))
+
+
+def _check_flags(config: TrainConfig) -> None:
+    """Raises `UserError` if a run that has been measured was trained with other flags than these, but for places."""
+    then, now = (dataclasses.asdict(each) for each in (flags.load(config.run_dir / configs.CONFIG_FILE), config))
+    found = [name for name in now if then[name] != now[name] and name not in ("resume", "run_root_dir", "data_root_dir", "cache_dir")]
+    if found:
+        changes = "; ".join(f"--{name} is {now[name]}, was {then[name]}" for name in found)
+        raise UserError(f"{config.run_dir}: measured with other flags: {changes}; choose another folder")
 
 
 def _train(config: TrainConfig) -> None:
@@ -281,7 +293,7 @@ def compare(base: TrainConfig, methods: Sequence[str], seeds: Sequence[int], fol
     found = {key: train_and_look(config) for key, config in configs_of.items()}
     results = {method: [found[method, seed] for seed in seeds] for method in methods}
     tables = "\n\n".join([markdown(policy_quality(results, REFERENCE)), markdown(buffer_rows(results))])
-    (folder / "summary.md").write_text(tables + "\n")
+    (folder / "summary.md").write_text(tables + "\n", encoding="utf-8")
     if DEFAULT in methods:
         runs = [configs_of[DEFAULT, seed].run_dir for seed in seeds]
         figure = policy_curves(runs, f"{base.dataset_name}, {DEFAULT}")

@@ -40,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     2: an error that the user can correct, reported on stderr without a traceback; 70: a defect, with one; 130: Ctrl-C.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
+    sys.stdout.reconfigure(errors="replace")  # pyright: ignore[reportAttributeAccessIssue]  # texts of a dataset in an ASCII locale
     try:
         args = _parse(argv)
         return args.run(args)

@@ -93,7 +93,7 @@ def _claim(out: Path, cache: HiddenCache, settings: sweep.Settings, methods: lis
     begun = out / SETTINGS
     if not begun.exists():
         write_text(begun, json.dumps(about, indent=1) + "\n")
-    elif json.loads(begun.read_text()) != about:
+    elif json.loads(begun.read_text(encoding="utf-8")) != about:
         raise UserError(f"--out {out}: another comparison was begun there ({SETTINGS} differs); choose another folder or remove it")
     return about
 
@@ -117,7 +117,7 @@ def _kept(path: Path, make: Callable[[], Any]) -> Any:
     """What the file holds, made and written first if it is not there."""
     if not path.exists():
         write_text(path, json.dumps(_jsonable(make()), indent=1, allow_nan=False) + "\n")
-    return json.loads(path.read_text())
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _jsonable(value: Any) -> Any:

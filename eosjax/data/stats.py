@@ -134,7 +134,7 @@ def save_stats(path: str | Path, stats: Mapping[str, DatasetStats]) -> None:
     """Writes the statistics of datasets by name as a JSON file (see `stats_to_json`), atomically."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(stats_to_json(stats), indent=2) + "\n")
+    temporary.write_text(json.dumps(stats_to_json(stats), indent=2) + "\n", encoding="utf-8")
     os.replace(temporary, path)
 
 

@@ -121,7 +121,7 @@ def _write(folder: Path, episodes: int, seed: int) -> None:
     for number, file_path in enumerate(_read_order(tfds, target)):
         body = bodies[file_path]
         labels.setdefault(body["instruction"].replace(" ", "_"), {})[f"episode_{number}"] = body
-    (folder / _LABELS).write_text(json.dumps({DATASET_NAME: labels}))
+    (folder / _LABELS).write_text(json.dumps({DATASET_NAME: labels}), encoding="utf-8")
 
 
 def _record(index: int, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -67,7 +67,7 @@ def policy_curves(runs: Sequence[Path], title: str) -> Figure:
       runs: folders of runs that differ in their seed only.
       title: above the plots.
     """
-    rows = [[json.loads(line) for line in (run / METRICS_FILE).read_text().splitlines()] for run in runs]
+    rows = [[json.loads(line) for line in (run / METRICS_FILE).read_text(encoding="utf-8").splitlines()] for run in runs]
     figure = new_figure(1100, 330, layout="constrained")
     for axes, (what, names) in zip(figure.subplots(1, len(_CURVES)), _CURVES, strict=True):
         for name in names:

@@ -42,7 +42,7 @@ def write_comparison(
     comparison = compare(methods)
     ends = np.concatenate([each.ends for each in head])
     facts = {"episodes": len(head), "steps": ends.size, "ends": int(ends.sum())}
-    (folder / COMPARISON_FILE).write_text(json.dumps({**facts, "methods": comparison_json(comparison)}, indent=1) + "\n")
+    (folder / COMPARISON_FILE).write_text(json.dumps({**facts, "methods": comparison_json(comparison)}, indent=1) + "\n", encoding="utf-8")
     scores = {name: np.concatenate([each.scores for each in episodes]) for name, episodes in methods.items()}
     (folder / "precision_recall.png").write_bytes(png(frame_precision_recall(ends, scores)))
     (folder / "timeline.png").write_bytes(png(_median_episode(val, head)))

@@ -30,7 +30,7 @@ class RunLock:
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._file = (folder / LOCK_FILE).open("a+")
+        self._file = (folder / LOCK_FILE).open("a+", encoding="utf-8")
         if not _taken(self._file.fileno()):
             self._file.close()
             raise _refusal(folder)
@@ -49,7 +49,7 @@ def check_unlocked(folder: Path) -> None:
     """Raises `LockedError` if another process works in the folder; leaves nothing behind."""
     path = folder / LOCK_FILE
     if path.exists():
-        with path.open("a+") as file:
+        with path.open("a+", encoding="utf-8") as file:
             if not _taken(file.fileno()):
                 raise _refusal(folder)
 
@@ -63,7 +63,7 @@ def _taken(descriptor: int) -> bool:
 
 
 def _refusal(folder: Path) -> LockedError:
-    owner = (folder / LOCK_FILE).read_text().strip() or "another process"
+    owner = (folder / LOCK_FILE).read_text(encoding="utf-8").strip() or "another process"
     return LockedError(
         f"{folder}: {owner} is training in this folder; wait for it, or start another run (--run_id_note NAME, --run_root_dir DIR)"
     )

@@ -38,7 +38,7 @@ class MetricWriter:
         path = run_dir / METRICS_FILE
         if path.exists():
             _drop_rows_after(path, start_step)
-        self._file = path.open("a")
+        self._file = path.open("a", encoding="utf-8")
         if config.use_tensorboard:
             self._tensorboard = SummaryWriter(str(run_dir / "tensorboard"), purge_step=start_step + 1 if start_step else None)
         if config.use_wandb:
@@ -68,7 +68,7 @@ class MetricWriter:
 
 def _drop_rows_after(path: Path, step: int) -> None:
     kept = []
-    for line in path.read_text().splitlines():
+    for line in path.read_text(encoding="utf-8").splitlines():
         try:
             row = json.loads(line)
         except json.JSONDecodeError:  # the last line of a killed run may be cut short
@@ -76,7 +76,7 @@ def _drop_rows_after(path: Path, step: int) -> None:
         if row["step"] <= step:
             kept.append(line + "\n")
     temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(kept))
+    temporary.write_text("".join(kept), encoding="utf-8")
     temporary.replace(path)
 
 

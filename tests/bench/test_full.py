@@ -1,5 +1,6 @@
 """The full path on a run of a few updates: what it measures is what the checkpoints hold, and what is done is not done again."""
 
+import dataclasses
 import json
 
 import pytest
@@ -51,6 +52,8 @@ def test_a_run_is_trained_looked_at_and_kept(base, tmp_path, monkeypatch, capsys
     half_removed.mkdir()
     assert full.train_and_look(config) == result
     assert not half_removed.exists()
+    with pytest.raises(UserError, match=r"buffer-50-seed3: measured with other flags: --lambda_eos is 0.5, was 2.0; choose another folder"):
+        full.train_and_look(dataclasses.replace(config, lambda_eos=0.5))
     (folder / full.RESULT).unlink()
     monkeypatch.setattr(full, "look", lambda config: {"again": True})
     assert full.train_and_look(config) == {"again": True}

@@ -1,3 +1,4 @@
+import io
 import os
 import subprocess
 import sys
@@ -43,6 +44,14 @@ def test_wrong_flags_are_status_2(run, argv, why):
     status, _, err = run(*argv)
     assert status == 2
     assert why in err
+
+
+def test_texts_are_printed_in_an_ascii_locale(monkeypatch):
+    out = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(out, "ascii", write_through=True))
+    monkeypatch.setattr(prepare, "run", lambda args: print("pick up the Schüssel") or 0)
+    assert cli.main(["prepare", "--dataset_name", "x"]) == 0
+    assert out.getvalue() == b"pick up the Sch?ssel\n"
 
 
 def test_user_errors_are_one_line_and_status_2(run, tmp_path):

@@ -37,7 +37,7 @@ def build_store(data_root: str | Path, name: str, spec: DatasetSpec, folder: Pat
     Raises:
         DatasetError: see `eosjax.data.rlds.episodes.read_episodes`. The unfinished store is then removed.
     """
-    with open(folder.with_name(folder.name + ".lock"), "w") as lock:
+    with open(folder.with_name(folder.name + ".lock"), "w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if folder.exists():
             return
