@@ -1,4 +1,7 @@
-"""Names that become names of folders: checked before any work, so that no path leaves its place or cannot be made."""
+"""Texts from outside: names that become names of folders, and instructions.
+
+Names are checked before any work, so that no path leaves its place or cannot be made.
+"""
 
 from __future__ import annotations
 
@@ -29,3 +32,17 @@ def check_name(flag: str, name: str, error: type[UserError]) -> None:
 def size_of(name: str) -> int:
     """Bytes of a file name."""
     return len(os.fsencode(name))
+
+
+def is_blank(text: str) -> bool:
+    """Whether an instruction says nothing: it has no letter or digit of any script."""
+    return not any(char.isalnum() for char in text)
+
+
+def is_unicode(text: str) -> bool:
+    """Whether a text can be written as UTF-8; JSON may hold halves of surrogate pairs, which cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from eosjax.names import is_blank, is_unicode
 from eosjax.types import UserError
 
 
@@ -24,8 +25,8 @@ def read_instructions(instruction: Any) -> list[str]:
         which = f"instruction {number}" if several else "instruction"
         if not isinstance(each, str):
             raise ObservationError(f"{which}: expected a text (str), got {type(each).__name__} {each!r:.80}")
-        if not each.strip() or not _is_unicode(each):
-            raise ObservationError(f"{which}: expected a text that is not blank, in Unicode; got {each!r:.80}")
+        if is_blank(each) or not is_unicode(each):
+            raise ObservationError(f"{which}: expected a text with a letter or digit, in Unicode; got {each!r:.80}")
     return found
 
 
@@ -105,12 +106,3 @@ def _length(value: Any) -> int | str:
         return len(value)
     except TypeError:
         return f"{type(value).__name__} without rows"
-
-
-def _is_unicode(text: str) -> bool:
-    """Whether a text is without halves of surrogate pairs, which no tokenizer takes."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -90,14 +90,15 @@ def test_a_state_of_numbers_is_what_it_was(state):
 @pytest.mark.parametrize(
     ("instruction", "message"),
     [
-        ("", "instruction: expected a text that is not blank, in Unicode; got ''"),
-        (" \t\n", "instruction: expected a text that is not blank"),
-        ("open \ud800", "instruction: expected a text that is not blank, in Unicode; got 'open \\ud800'"),
+        ("", "instruction: expected a text with a letter or digit, in Unicode; got ''"),
+        (" \t\n", "instruction: expected a text with a letter or digit"),
+        ("open \ud800", "instruction: expected a text with a letter or digit, in Unicode; got 'open \\ud800'"),
+        ("?!", "instruction: expected a text with a letter or digit"),
         (b"open", "instruction: expected a text (str), got bytes b'open'"),
         (None, "instruction: expected a text (str), got NoneType None"),
         (3, "instruction: expected a text (str), got int 3"),
         ({"open"}, "instruction: expected a text (str), got set {'open'}"),  # in no order
-        (["open", ""], "instruction 1: expected a text that is not blank"),
+        (["open", ""], "instruction 1: expected a text with a letter or digit"),
         (["open", None], "instruction 1: expected a text (str), got NoneType None"),
         ([], "instruction: expected at least one, got an empty list"),
     ],

@@ -142,7 +142,7 @@ def test_without_an_eos_head_nothing_is_said_of_ends(make_policy, observe):
     [
         ({"state": [0.0] * 7 + [float("nan")]}, "close it", None, "state: .* got nan at index 7"),
         ({"images": [np.zeros((8, 8, 3), np.uint16)] * 2}, "close it", None, r"camera 0 \(image\): expected uint8 .* got uint16"),
-        ({}, " ", None, "instruction: expected a text that is not blank"),
+        ({}, " ", None, "instruction: expected a text with a letter or digit"),
         ({}, b"close it", None, "instruction: expected a text .* got bytes"),
         ({}, "close it", 3, "clock: expected .* got int 3"),
     ],

@@ -3,7 +3,7 @@
 from eosjax.data.labels.export import canonical, export_labels
 from eosjax.data.labels.formats import FORMATS, import_labels
 from eosjax.data.labels.join import Episodes, Labels, join_labels, task_labels
-from eosjax.data.labels.table import LEFT_OUT_BY, LabelError, Problem, Segment, SegmentTable, is_blank, make_table
+from eosjax.data.labels.table import LEFT_OUT_BY, LabelError, Problem, Segment, SegmentTable, make_table
 
 __all__ = [
     "FORMATS",
@@ -17,7 +17,6 @@ __all__ = [
     "canonical",
     "export_labels",
     "import_labels",
-    "is_blank",
     "join_labels",
     "make_table",
     "task_labels",

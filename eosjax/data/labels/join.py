@@ -10,7 +10,8 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from eosjax.data.labels.table import LEFT_OUT_BY, LabelError, Problem, SegmentTable, is_blank, misplaced, task_key
+from eosjax.data.labels.table import LEFT_OUT_BY, LabelError, Problem, SegmentTable, misplaced, task_key
+from eosjax.names import is_blank
 
 
 class Labels(NamedTuple):

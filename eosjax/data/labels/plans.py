@@ -9,9 +9,9 @@ from typing import Any
 
 from eosjax.data.labels.files import is_count
 from eosjax.data.labels.labeller import FoundSegment, NotFound
-from eosjax.data.labels.table import is_blank, is_unicode
 from eosjax.documents import DocumentError, read_json
 from eosjax.fields import show
+from eosjax.names import is_blank, is_unicode
 from eosjax.types import UserError
 
 Plans = dict[str, list[str]]  # sub-steps by task, spelt as `_task` does

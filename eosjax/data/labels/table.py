@@ -12,6 +12,7 @@ import numpy as np
 
 from eosjax.documents import Fault
 from eosjax.fields import show
+from eosjax.names import is_blank, is_unicode
 from eosjax.types import UserError
 
 _LISTED_PROBLEMS = 10
@@ -171,17 +172,3 @@ def misplaced(table: SegmentTable, lengths: Mapping[int, int]) -> Iterator[Probl
 def task_key(task: str) -> str:
     """How the original spells a task as a key, in one Unicode form (NFC); tasks with the same key count as the same."""
     return unicodedata.normalize("NFC", task.lower().strip()).replace(" ", "_")
-
-
-def is_blank(text: str) -> bool:
-    """Whether an instruction says nothing: it has no letter or digit of any script."""
-    return not any(char.isalnum() for char in text)
-
-
-def is_unicode(text: str) -> bool:
-    """Whether a text can be written as UTF-8; JSON may hold halves of surrogate pairs, which cannot."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

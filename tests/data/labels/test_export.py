@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eosjax.data.labels import LabelError, Problem, Segment, canonical, export_labels, import_labels, is_blank, join_labels, make_table
+from eosjax.data.labels import LabelError, Problem, Segment, canonical, export_labels, import_labels, join_labels, make_table
+from eosjax.names import is_blank
 from eosjax.types import UserError
 from tests.data.labels.builders import TASK, cyclevla, dataset_of, kinds, lerobot, rows_of, steps_of, tables
 
