@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+from eosjax import runtime
 from eosjax.extras import check_train_extra
 from eosjax.reports.texts import literal_lines
 from eosjax.types import UserError
@@ -21,6 +22,7 @@ def main(argv: list[str]) -> None:
 
         demo = [] if SUBJECT & flags.flag_names(argv) else ["--config_path", str(DEMO)]
         parsed = flags.parse([*demo, *argv])
+        runtime.prepare(parsed.compile_cache_dir, deterministic=parsed.deterministic)
         from eosjax.reports.end_of_training import write_comparison  # after the flags: a wrong one is answered before JAX is loaded
         from eosjax.training.loop import run
 

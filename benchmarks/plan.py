@@ -35,7 +35,7 @@ class Case(NamedTuple):
     xla_flags: str
 
 
-_COMMON = ("--batch_size=8", "--num_images_in_input=2", "--use_proprio=True")
+_COMMON = ("--batch_size=8", "--num_images_in_input=2", "--use_proprio=True", "--attention=xla", "--remat=full")
 _LORA = (*_COMMON, "--lora_rank=16")
 _ALL = (*_COMMON, "--use_lora=False", "--model_dtype=float32")
 CASES = (
@@ -43,7 +43,7 @@ CASES = (
     Case("LoRA, float32, as XLA schedules for CPUs by default", (*_LORA, "--model_dtype=float32"), ""),
     Case("LoRA, bfloat16", (*_LORA, "--model_dtype=bfloat16"), PLANNED),
     Case("all weights, float32", _ALL, PLANNED),
-    Case("all weights, float32, without remat", (*_ALL, "--remat=False"), PLANNED),
+    Case("all weights, float32, without remat", (*_ALL, "--remat=none"), PLANNED),
 )
 
 

@@ -176,6 +176,8 @@ class TrainConfig:
     resume: bool = False  # continue from the newest checkpoint of the run
     seed: int = 7  # seed of weights, data order, augmentation and draws
     num_devices: int = 0  # devices to train on; 0 takes all
+    deterministic: bool = False  # the same bits from the same run on the same kind of GPU, at some cost in speed; CPUs need no flag
+    compile_cache_dir: Path | None = None  # folder of compiled programs; default $EOSJAX_CACHE/xla or ~/.cache/eosjax/xla
 
     # End of sub-step
     use_substep_eos: bool = True  # instructions and ends from the label file; False: task instruction, no ends

@@ -12,7 +12,7 @@ from eosjax import cli
 
 PACKAGE = Path(__file__).parents[1] / "eosjax"
 
-BASE = {"types", "config", "flags", "njit", "extras", "fields", "names", "documents"}
+BASE = {"types", "config", "flags", "njit", "extras", "fields", "names", "documents", "runtime"}
 CORE = BASE | {"buffer", "losses", "models", "data", "ends", "demo", "runs"}
 # Which rooms each room may import, beside itself.
 MAY_IMPORT = {
@@ -20,6 +20,7 @@ MAY_IMPORT = {
     "config": {"names", "types"},
     "flags": {"config", "documents", "fields", "types"},
     "njit": set(),
+    "runtime": {"types"},
     "extras": {"types"},
     "fields": {"types"},
     "names": {"types"},

@@ -21,7 +21,7 @@ TRAIN = Path(__file__).parents[1] / "train.py"
 FLAGS = (
     "--vla_path demo --use_lora False --model_dtype float32 --num_images_in_input 2 --batch_size 2 --image_aug True --use_val_set True "
     "--val_share 0.25 --log_freq 2 --val_freq 6 --save_freq 3 --eos_buffer_capacity 8 --eos_sample_positive 2 --eos_min_positive 2 "
-    "--eos_sample_negative 3 --eos_min_negative 3 --eos_hidden_dim 8"
+    "--eos_sample_negative 3 --eos_min_negative 3 --eos_hidden_dim 8 --deterministic True"
 ).split()
 
 

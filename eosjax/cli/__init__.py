@@ -12,6 +12,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
+from eosjax import runtime
 from eosjax.extras import check_train_extra
 from eosjax.reports.texts import literal_lines
 from eosjax.types import UserError
@@ -71,6 +72,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         if argv[:1] == [name]:
             if name not in WITHOUT_EXTRA:
                 check_train_extra()
+            runtime.prepare()
             command = importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
             subparser.description = command.__doc__
             command.add_flags(subparser)

@@ -36,7 +36,8 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, lengths: jax.Array | None, 
         return _blockwise(q, k, v, lengths)
     if implementation == "cudnn":
         return _cudnn(q, k, v, lengths)
-    return jax.nn.dot_product_attention(q, k, v, key_value_seq_lengths=lengths, implementation="xla")
+    with jax.default_matmul_precision("highest" if q.dtype == jnp.float32 else None):  # see `lora.precision_of`
+        return jax.nn.dot_product_attention(q, k, v, key_value_seq_lengths=lengths, implementation="xla")
 
 
 def _cudnn(q: jax.Array, k: jax.Array, v: jax.Array, lengths: jax.Array | None) -> jax.Array:

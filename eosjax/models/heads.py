@@ -6,6 +6,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from eosjax.models.lora import precision_of
+
 
 def _flatten_action(hidden: jax.Array) -> jax.Array:
     if hidden.ndim < 2:
@@ -22,7 +24,11 @@ class MLPResNetBlock(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """[... h] -> [... h]."""
         h = _layer_norm("ffn_0", self.dtype)(x)
-        return x + nn.relu(nn.Dense(x.shape[-1], dtype=jnp.dtype(self.dtype), name="ffn_1")(h))
+        return x + nn.relu(_dense(x.shape[-1], "ffn_1", self.dtype)(h))
+
+
+def _dense(features: int, name: str, dtype: str = "float32") -> nn.Dense:
+    return nn.Dense(features, dtype=jnp.dtype(dtype), precision=precision_of(dtype), name=name)
 
 
 def _layer_norm(name: str, dtype: str) -> nn.LayerNorm:
@@ -41,11 +47,11 @@ class ActionHead(nn.Module):
     def __call__(self, hidden: jax.Array) -> jax.Array:
         """Hidden states [... a d] of an action -> normalised action [... action_dim] in the compute dtype."""
         x = _layer_norm("layer_norm1", self.dtype)(_flatten_action(hidden))
-        x = nn.relu(nn.Dense(self.hidden_dim, dtype=jnp.dtype(self.dtype), name="fc1")(x))
+        x = nn.relu(_dense(self.hidden_dim, "fc1", self.dtype)(x))
         for i in range(self.num_blocks):
             x = MLPResNetBlock(self.dtype, name=f"mlp_resnet_blocks_{i}")(x)
         x = _layer_norm("layer_norm2", self.dtype)(x)
-        return nn.Dense(self.action_dim, dtype=jnp.dtype(self.dtype), name="fc2")(x)
+        return _dense(self.action_dim, "fc2", self.dtype)(x)
 
 
 class EosHead(nn.Module):
@@ -59,6 +65,6 @@ class EosHead(nn.Module):
         """Hidden states [... a d] of any dtype -> logits f32 [...]. `deterministic=False` needs a `dropout` rng."""
         x = _flatten_action(hidden).astype(jnp.float32)
         for name, width in (("fc1", self.hidden_dim), ("fc2", self.hidden_dim // 2)):
-            x = nn.relu(nn.Dense(width, name=name)(x))
+            x = nn.relu(_dense(width, name)(x))
             x = nn.Dropout(self.dropout)(x, deterministic=deterministic)
-        return nn.Dense(1, name="fc3")(x)[..., 0]
+        return _dense(1, "fc3")(x)[..., 0]

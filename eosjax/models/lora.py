@@ -42,6 +42,11 @@ def openvla_scaling(rank: int) -> float:
     return min(rank, 16) / rank
 
 
+def precision_of(dtype: Any) -> jax.lax.Precision | None:
+    """The precision of products of this type: float32 on a GPU means float32, not TF32, whose 10 bits are JAX's default there."""
+    return jax.lax.Precision.HIGHEST if jnp.dtype(dtype) == jnp.float32 else None
+
+
 class LoRADense(nn.Module):
     """y = x W + b + scaling · dropout(x) A B, scaling = alpha / r (Hu et al. 2021, arXiv:2106.09685).
 
@@ -60,7 +65,7 @@ class LoRADense(nn.Module):
         kernel = self.param("kernel", nn.initializers.lecun_normal(), (x.shape[-1], self.features), param_dtype)
         bias = self.param("bias", nn.initializers.zeros, (self.features,), param_dtype) if self.use_bias else None
         x, kernel, bias = promote_dtype(x, kernel, bias, dtype=jnp.dtype(self.linear.dtype))
-        y = x @ kernel
+        y = jnp.matmul(x, kernel, precision=precision_of(x.dtype))
         if bias is not None:
             y = y + bias
         if self.linear.lora_rank:
@@ -73,7 +78,9 @@ class LoRADense(nn.Module):
         a = self.variable(LORA, "a", lambda: gaussian(self.make_rng("params"), (x.shape[-1], rank), jnp.float32))
         b = self.variable(LORA, "b", lambda: jnp.zeros((rank, self.features), jnp.float32))
         x = nn.Dropout(self.linear.lora_dropout)(x, deterministic=deterministic)
-        return (x @ a.value.astype(x.dtype)) @ b.value.astype(x.dtype) * self.linear.lora_scaling
+        for matrix in (a, b):
+            x = jnp.matmul(x, matrix.value.astype(x.dtype), precision=precision_of(x.dtype))
+        return x * self.linear.lora_scaling
 
 
 REMAT = ("none", "dots", "full")

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 import struct
 import zipfile
 from collections.abc import Iterable, Sequence
@@ -25,6 +24,7 @@ from eosjax.data.rlds.process import run_module
 from eosjax.data.rlds.tfrecord import record_checksums
 from eosjax.data.specs import DatasetSpec
 from eosjax.documents import read_json
+from eosjax.runtime import cache_root
 from eosjax.types import UserError
 
 FORMAT_VERSION = 4  # part of the fingerprint: raise it when the files of a store change their meaning, or are checked for more
@@ -35,11 +35,6 @@ _SAMPLE_BYTES = 1 << 16
 _DAMAGED = "delete this folder to build it again"
 # What reading a file of a store raises if something else has written to it (`DocumentError` is a ValueError).
 _DAMAGES = (OSError, KeyError, TypeError, ValueError, EOFError, zipfile.BadZipFile)
-
-
-def default_cache_dir() -> Path:
-    """The folder of the frame stores: the environment variable EOSJAX_CACHE, or `~/.cache/eosjax`."""
-    return Path(os.environ.get("EOSJAX_CACHE") or "~/.cache/eosjax").expanduser()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,7 +148,7 @@ def open_store(data_root: str | Path, name: str, spec: DatasetSpec, cache_dir: s
         data_root: folder of the datasets.
         name: dataset name.
         spec: its description; see `eosjax.data.specs.spec_for`.
-        cache_dir: folder of the stores; None for `default_cache_dir()`.
+        cache_dir: folder of the stores; None for `cache_root()`.
 
     Raises:
         DatasetError: see `eosjax.data.rlds.episodes.read_episodes`; or a damaged store.
@@ -173,7 +168,7 @@ def open_store(data_root: str | Path, name: str, spec: DatasetSpec, cache_dir: s
 
 def store_folder(data_root: str | Path, name: str, spec: DatasetSpec, cache_dir: str | Path | None = None) -> Path:
     """Where the store of a dataset is, or will be once it is built; arguments and errors as in `open_store`."""
-    cache = Path(cache_dir).expanduser() if cache_dir is not None else default_cache_dir()
+    cache = Path(cache_dir).expanduser() if cache_dir is not None else cache_root()
     return cache / f"{name}-{source_fingerprint(data_root, name, spec)[:16]}"
 
 
