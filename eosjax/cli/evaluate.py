@@ -31,6 +31,7 @@ from eosjax.reports.evaluation import PolicyEvaluation
 from eosjax.reports.pages import evaluate_page
 from eosjax.runs.data import RunData, episode_ends, open_other_data
 from eosjax.runs.load import SavedRun, open_tokenizer
+from eosjax.training.data_checks import check_plausible, unlikely_labels
 from eosjax.training.parallel import DataParallel, Device, choose_devices
 from eosjax.training.state import make_learner
 from eosjax.training.validation import Predictions, predict_split
@@ -123,6 +124,10 @@ def _other(args: argparse.Namespace, saved: SavedRun) -> _Subject:
     changes = {name: getattr(args, name) for name in ("dataset_name", "dataset_specs", "substep_labels_path")}
     config = dataclasses.replace(placed(args, saved), **changes, substep_labels_format=args.substep_labels_format or "auto")
     source = open_other_data(config, record, like, open_tokenizer(saved.folder, saved.record))
+    (dataset,) = source.data.datasets
+    check_plausible(dataset)
+    for line in unlikely_labels(dataset):
+        print(line)
     title = f"{args.checkpoint.name}, step {saved.step}, on {args.dataset_name} with the statistics of {like.name}"
     return _Subject(args.dataset_name, title, source, None)
 

@@ -27,9 +27,14 @@ def describe_data(data: RunData) -> list[str]:
         lines.append(f"{dataset.name}: {size / sum(size for _, size in weighted):.1%} of the samples (weight {dataset.weight:g})")
     for dataset in data.mixture.datasets:
         lines.extend(_left_out(dataset))
-        lines.extend(f"warning: {dataset.name}: {finding.what}" for finding in _findings(dataset) if not finding.impossible)
+        lines.extend(unlikely_labels(dataset))
         lines.extend(_near_constant(dataset))
     return lines
+
+
+def unlikely_labels(dataset: LabelledDataset) -> list[str]:
+    """Lines for the console: what is unlikely in the labels of a dataset."""
+    return [f"warning: {dataset.name}: {finding.what}" for finding in _findings(dataset) if not finding.impossible]
 
 
 def _findings(dataset: LabelledDataset) -> list[Finding]:
@@ -71,10 +76,9 @@ def check_ends(data: RunData) -> None:
             raise ConfigError(f"the {name} split ({len(split.episodes) if split else 0} episodes) has {what}; check the labels")
 
 
-def check_plausible(data: RunData) -> None:
+def check_plausible(dataset: LabelledDataset) -> None:
     """Raises `ImplausibleError` if the labels of a dataset cannot be those of a robot."""
-    for dataset in data.mixture.datasets:
-        refuse_impossible(_findings(dataset), f"the labels of {dataset.name}")
+    refuse_impossible(_findings(dataset), f"the labels of {dataset.name}")
 
 
 def tune_counts(config: TrainConfig, share: float) -> tuple[TrainConfig, str]:

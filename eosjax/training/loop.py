@@ -88,7 +88,8 @@ def run(config: TrainConfig, report: Report | None = None) -> None:
     data = open_data(config, policy)
     if config.use_eos_classification:
         check_ends(data)
-        check_plausible(data)
+        for dataset in data.mixture.datasets:
+            check_plausible(dataset)
     share = share_of_ends(data.train)
     config, tuned = tune_counts(config, share)
 

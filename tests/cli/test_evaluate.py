@@ -1,6 +1,7 @@
 """The command gives the figures of the validation in training, from the checkpoint alone."""
 
 import json
+import re
 
 import pytest
 
@@ -109,6 +110,7 @@ def test_another_dataset_is_measured_and_never_called_the_runs_own(run, trained,
     found = json.loads((trained / "evaluation" / f"2-{name}" / "metrics.json").read_text())
     assert found["about"]["title"].endswith(f"on {name} with the statistics of {name}")
     assert "val split" not in out
+    assert re.search(rf"warning: {name}: .*% of the steps are ends, a sub-step of .* steps on average", out)  # the episodes have few steps
     assert found["about"]["episodes"] > json.loads(run_own(run, trained))["about"]["episodes"]
     assert list(found["methods"]) == ["EOS head"]
     status, _, err = run("evaluate", "--checkpoint", trained, *flags[:2], *flags[4:], "--out", tmp_path / "own")
