@@ -4,7 +4,7 @@ import json
 import re
 from pathlib import Path
 
-from eosjax.data.labels import cyclevla, lerobot, original
+from eosjax.data.labels import cyclevla, lerobot_folder, original
 from eosjax.data.rlds import info
 from eosjax.fields import Fields
 from eosjax.models.hf import adapter_config, config_fields
@@ -22,7 +22,7 @@ TABLES: dict[str, Fields] = {
     "dataset_info.json, splits": info.SPLIT_INFO,
     "labels original and flat, an episode": original.BODY,
     "labels original and flat, timestep_labels": original.ENTRY,
-    "meta/info.json": lerobot.INFO,
+    "meta/info.json": lerobot_folder.INFO,
     "labels cyclevla, an episode": cyclevla.EPISODE,
     "labels cyclevla, metadata": cyclevla.METADATA,
     "labels cyclevla, chunks": cyclevla.CHUNK,

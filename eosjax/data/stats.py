@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from eosjax.data.specs import Normalisation
-from eosjax.documents import DocumentError, read_json
 from eosjax.types import UserError
 
 STATS_FILE = "dataset_statistics.json"
@@ -22,7 +21,7 @@ _NEAR_CONSTANT, _TINY = 1e-3, 1e-6
 
 
 class StatsError(UserError):
-    """A file of statistics that cannot be used."""
+    """Statistics that cannot be used."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -138,26 +137,12 @@ def save_stats(path: str | Path, stats: Mapping[str, DatasetStats]) -> None:
     os.replace(temporary, path)
 
 
-def load_stats(path: str | Path, name: str) -> DatasetStats:
-    """Reads what `save_stats` or OpenVLA wrote (a missing mask means all dimensions).
+def stats_from_json(content: Mapping[str, Any], where: str = "statistics") -> DatasetStats:
+    """The statistics of one dataset from what `stats_to_json` or OpenVLA has of it (a missing mask means all dimensions).
 
     Raises:
-        StatsError: no such file, not JSON, no statistics of `name`, a missing field or one of another size; names the file and
-            what was found.
+        StatsError: a missing field or one of another size; begins with `where`.
     """
-    path = Path(path)
-    try:
-        datasets = read_json(path)
-    except DocumentError as error:
-        raise StatsError(str(error)) from error
-    if not isinstance(datasets, dict) or not isinstance(datasets.get(name), dict):
-        found = ", ".join(datasets) if isinstance(datasets, dict) else ""
-        raise StatsError(f"{path}: expected statistics of {name!r}, found those of {found or 'none'}")
-    return stats_from_json(datasets[name], f"{path}: {name}")
-
-
-def stats_from_json(content: Mapping[str, Any], where: str = "statistics") -> DatasetStats:
-    """The statistics of one dataset from what `stats_to_json` has of it; `StatsError`, beginning with `where`, if they are not."""
     steps, episodes = content.get("num_transitions"), content.get("num_trajectories")
     if not isinstance(steps, int) or not isinstance(episodes, int):
         raise StatsError(f"{where}: num_transitions, num_trajectories: expected whole numbers, got {steps}, {episodes}")

@@ -1,14 +1,13 @@
 """What the PyTorch original predicted, from raw images to unnormalised actions."""
 
 import dataclasses
-import json
 
 import numpy as np
 import pytest
 
 from benchmarks import parity
 from eosjax.data.samples.tokens import load_tokenizer
-from eosjax.data.stats import load_stats, unnormalise
+from eosjax.data.stats import stats_from_json, unnormalise
 from eosjax.ends.calibration import Calibration
 from eosjax.ends.operating_points import OperatingPoint
 from eosjax.serving.policy import Policy, Settings
@@ -17,7 +16,7 @@ _RECORDED = ("normalized_actions", "unnormalized_actions", "actions_hidden_state
 
 
 @pytest.mark.parametrize(("views", "proprio"), [(1, 0), (1, 1), (2, 0), (2, 1)])
-def test_predict_action(golden, views, proprio, tmp_path):
+def test_predict_action(golden, views, proprio):
     folder = golden / "tiny32k"
     arrays = dict(np.load(folder / "predict_action.npz"))
     recorded = {name: arrays[f"img{views}_proprio{proprio}/{name}"] for name in _RECORDED}
@@ -29,9 +28,8 @@ def test_predict_action(golden, views, proprio, tmp_path):
     )
     base = model.params | {"language_model": {key: tree for key, tree in model.params["language_model"].items() if key != "lm_head"}}
     parts = model.parts if proprio else {part: tree for part, tree in model.parts.items() if part != "proprio_projector"}
-    ((name, content),) = parity.files.read_json(folder / "checkpoint", "config.json")["norm_stats"].items()
-    (tmp_path / "stats.json").write_text(json.dumps({name: content}))
-    stats = load_stats(tmp_path / "stats.json", name)
+    (content,) = parity.files.read_json(folder / "checkpoint", "config.json")["norm_stats"].values()
+    stats = stats_from_json(content)
     settings = Settings(
         cameras=("image", "wrist")[:views], image_aug=False, normalisation="q99", eos=OperatingPoint.unseen(Calibration(), 0.5)
     )

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from eosjax.data.labels import cyclevla, lerobot, original, sarm
+from eosjax.data.labels import cyclevla, lerobot, lerobot_folder, original, sarm
 from eosjax.data.labels.files import read_json
 from eosjax.data.labels.table import SegmentTable, refused
 from eosjax.types import UserError
@@ -58,9 +58,9 @@ def import_labels(path: str | Path, name: str, format: str = "auto") -> SegmentT
 
 
 def _read(path: Path) -> Any:
-    """The content to recognise: parsed JSON, `cyclevla.EpisodeFiles` or `lerobot.Dataset`."""
+    """The content to recognise: parsed JSON, `cyclevla.EpisodeFiles` or `lerobot_folder.Dataset`."""
     if (path / "meta" / "info.json").is_file():
-        return lerobot.open_dataset(path)
+        return lerobot_folder.open_dataset(path)
     if path.is_dir():
         return cyclevla.read_folder(path)
     if path.suffix == ".parquet":

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from eosjax.data.labels.files import read_columns
-from eosjax.data.labels.lerobot import Dataset, episode_table, frames_of
+from eosjax.data.labels.lerobot import episode_table
+from eosjax.data.labels.lerobot_folder import Dataset, frames_of
 from eosjax.data.labels.table import Problem, Segment, SegmentTable
 from eosjax.fields import show
 

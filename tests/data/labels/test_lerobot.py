@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eosjax.data.labels import LabelError, import_labels, join_labels
-from eosjax.data.labels.lerobot import frames_of
+from eosjax.data.labels.lerobot_folder import frames_of
 from tests.data.labels.builders import dataset, ends_of, kinds, language, lerobot, rows_of, write_parquet
 
 TEXTS = ["pick", "place", "lift"]
