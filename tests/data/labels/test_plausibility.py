@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eosjax.data.labels import plausibility
+from eosjax.data.labels import import_labels, join_labels, plausibility
 from eosjax.data.labels.join import Labels
 from eosjax.data.labels.plausibility import Finding, ImplausibleError
-from tests.data.labels.builders import dataset
+from tests.data.labels.builders import dataset, lerobot
 
 HZ = 20.0
 # Episodes as lists of (instruction, is end) by step.
@@ -209,6 +209,19 @@ def test_a_dataset_is_checked_for_all_that_needs_no_position():
         "3 of 9 ends come right behind another end",
         "3 of 3 episodes begin with a closed hand that opens later: is the gripper inverted?",
         "1 episode(s) end with a closed hand, other than most of their task",
+    ]
+
+
+def test_an_index_of_lerobot_that_flickers(tmp_path):
+    """One frame of another sub-step makes three ends of one, which the join accepts."""
+    index = np.repeat([0, 1], 30)
+    index[12] = 1
+    folder = lerobot(tmp_path, [60], fps=20, data={"subtask_index": index}, subtasks=["reach", "lift"])
+    labels = join_labels(import_labels(folder, "any"), dataset(60))
+    assert np.flatnonzero(labels.ends).tolist() == [11, 12, 29, 59]
+    assert [each.what for each in plausibility.check_labels(labels, np.array([0, 60]), HZ)] == [
+        "1 of 4 ends come right behind another end (episode 0)",
+        "1 single step(s) have another instruction than the steps on both sides (episode 0): the labels flicker",
     ]
 
 
