@@ -16,7 +16,7 @@ from eosjax.runs.policy_source import PolicySource
 from eosjax.types import UserError
 
 FLAGS = (
-    "--vla_path demo --use_lora False --image_aug False --batch_size 4 --num_devices 1 --val_share 0.4 --max_steps 12 --log_freq 2 "
+    "--vla_path demo --use_lora False --image_aug False --batch_size 4 --num_devices 1 --val_share 0.4 --max_steps 8 --log_freq 2 "
     "--eos_hidden_dim 8"
 ).split()
 
@@ -43,7 +43,7 @@ def test_a_run_is_trained_looked_at_and_kept(base, tmp_path, monkeypatch, capsys
     assert "| buffer 50, end |" in table
     assert (tmp_path / "out" / "summary.md").read_text().strip() in table
     assert b"<svg" in (tmp_path / "out" / "curves.svg").read_bytes()
-    assert [path.name for path in (folder / "checkpoints").glob("[0-9]*")] == ["12"]
+    assert [path.name for path in (folder / "checkpoints").glob("[0-9]*")] == ["8"]
 
     config = full.method_config(base, "buffer 50", 3, tmp_path / "out")
     assert (config.eos_sample_positive, config.seed, config.save_freq) == (15, 3, 1)
@@ -69,7 +69,7 @@ def test_drift_is_interpolated_between_checkpoints(base, tmp_path):
     config = full.method_config(base, "buffer 50", 3, tmp_path / "out")
     full.run(config)
     data = open_data(config, PolicySource.open(config))
-    moved = full.drifts(config, data, load_run(config.run_dir, 12), {"none": 0.0, "half": 0.5, "one": 1.0})
+    moved = full.drifts(config, data, load_run(config.run_dir, 8), {"none": 0.0, "half": 0.5, "one": 1.0})
     assert moved["none"] == 0
     assert moved["one"] > 0
     assert moved["half"] == pytest.approx(moved["one"] / 2)
