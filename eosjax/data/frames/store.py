@@ -153,7 +153,10 @@ def open_store(data_root: str | Path, name: str, spec: DatasetSpec, cache_dir: s
     Raises:
         DatasetError: see `eosjax.data.rlds.episodes.read_episodes`; or a damaged store.
     """
-    folder = store_folder(data_root, name, spec, cache_dir)
+    try:
+        folder = store_folder(data_root, name, spec, cache_dir)
+    except OSError as error:
+        raise DatasetError(f"{error.filename}: cannot be read: {error.strerror}") from error
     if not folder.exists():
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)

@@ -319,6 +319,15 @@ def test_a_cache_folder_that_cannot_be_made(tiny, tmp_path, below):
         open_store(tiny.root, tiny.name, LIBERO, tmp_path / "file" / below)
 
 
+def test_a_dataset_that_may_not_be_read(tiny, tmp_path, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("eosjax.data.frames.store.record_checksums", refuse)
+    with pytest.raises(DatasetError, match="libero_goal_no_noops-train.tfrecord-00000-of-00002: cannot be read: Permission denied"):
+        open_store(tiny.root, tiny.name, LIBERO, tmp_path)
+
+
 def test_a_store_that_cannot_be_written(tiny, tmp_path):
     folder = store_folder(tiny.root, tiny.name, LIBERO, tmp_path)
     folder.with_name(folder.name + ".lock").mkdir()  # as good as a disk without space
