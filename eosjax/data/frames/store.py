@@ -178,10 +178,10 @@ def store_folder(data_root: str | Path, name: str, spec: DatasetSpec, cache_dir:
 def source_fingerprint(data_root: str | Path, name: str, spec: DatasetSpec) -> str:
     """Hex digest of what a store is made of: the dataset's metadata and contents, and the description.
 
-    Times do not count, so that a copy of a dataset has the fingerprint of the dataset. Reading all of it at each start would take
-    longer than anything else there. A TFRecord file has a checksum of every record (CRC-32C) beside its length: together they
-    change with any byte of the records, and are 16 bytes to read for an episode. Other formats compress their records, so that
-    other contents have another size and another index at the end of the file: of those the size and three samples count.
+    Reading all of a dataset at each start would take longer than anything else there. A TFRecord file has a checksum of every record
+    (CRC-32C) beside its length: together they change with any byte of the records, and are 16 bytes to read for an episode. Their
+    times do not count, so that a copy of the dataset has its fingerprint. Of other formats the size, the time of the last change and
+    three samples count: a copy may get a store of its own.
     """
     folder = dataset_dir(data_root, name)
     fields = {field: value for field, value in dataclasses.asdict(spec).items() if field not in _NOT_STORED}
@@ -201,10 +201,10 @@ def source_fingerprint(data_root: str | Path, name: str, spec: DatasetSpec) -> s
 
 
 def _samples(path: Path) -> bytes:
-    """The beginning, the middle and the end of a file."""
-    size = path.stat().st_size
+    """The time of the last change of a file, its beginning, middle and end."""
+    size, changed = path.stat().st_size, path.stat().st_mtime_ns
     with open(path, "rb") as file:
-        pieces = []
+        pieces = [changed.to_bytes(8, "little", signed=True)]
         for start in (0, size // 2, max(size - _SAMPLE_BYTES, 0)):
             file.seek(start)
             pieces.append(file.read(_SAMPLE_BYTES))

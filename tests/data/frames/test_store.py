@@ -238,6 +238,24 @@ def test_other_contents_of_the_same_size_and_time_have_another_fingerprint(tmp_p
     assert write(contents) != write(bytes(changed))
 
 
+def test_an_edit_in_place_of_another_format_is_noticed_by_its_time(tmp_path):
+    folder = tmp_path / "some" / "1.0.0"
+    folder.mkdir(parents=True)
+    (folder / "dataset_info.json").touch()
+    shard = folder / "some-train.array_record-00000-of-00001"
+    contents = bytearray(1 << 20)
+
+    def write(time: int) -> str:
+        shard.write_bytes(contents)
+        os.utime(shard, (time, time))
+        return source_fingerprint(tmp_path, "some", LIBERO)
+
+    before = write(1)
+    assert write(1) == before
+    contents[300_000] ^= 1  # between the samples
+    assert write(2) != before
+
+
 @pytest.mark.parametrize("change", ["features.json", "dataset_info.json", "rename", "array_record"])
 def test_a_changed_dataset_has_another_fingerprint(tiny, tmp_path, copy, change):
     root, folder = copy
