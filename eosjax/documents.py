@@ -69,6 +69,12 @@ def read_yaml(path: Path) -> Any:
             _refuse_repeated(path, (key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)))
             return node
 
+    def whole_number(loader: Loader, node: Any) -> int:
+        number = loader.construct_yaml_int(node)
+        str(number)  # of more digits than Python writes, a ValueError: decimal digits are read with the same limit, others without
+        return number
+
+    Loader.add_constructor("tag:yaml.org,2002:int", whole_number)
     text = read_text(path)
     try:
         return yaml.load(text, Loader)

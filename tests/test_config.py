@@ -8,11 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eosjax.config import ALLOWANCES, NAMED_MIXTURES, ConfigError, TrainConfig, parse_mixture
 from eosjax.flags import load, parse, save
+from tests.fuzz import JSON, damaged_bytes, in_bytes, refused_or_read
 
 ROOT = Path(__file__).parents[1]
 
@@ -221,3 +222,16 @@ def test_a_mistake_on_the_command_line_ends_in_one_line():
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 1
     assert result.stderr == "train.py: unknown flag --batchsize: did you mean --batch_size?\n"
+
+
+RECIPE = "seed: 3\nlambda_eos: 1.5\nimage_aug: true\nvla_path: demo\nuse_lora: false\nallow: unlabelled, blank_tasks\n"
+KEYS = st.sampled_from([field.name for field in dataclasses.fields(TrainConfig)])
+
+
+@settings(max_examples=60)
+@given(damaged_bytes(RECIPE.encode()) | st.dictionaries(KEYS, JSON, max_size=3).map(in_bytes) | JSON.map(in_bytes))
+def test_any_file_is_a_configuration_or_refused(tmp_path_factory, content):
+    path = tmp_path_factory.getbasetemp() / "any.yaml"
+    path.write_bytes(content)
+    with refused_or_read():
+        parse(["--config_path", str(path)])

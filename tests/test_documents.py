@@ -60,6 +60,7 @@ def test_faulty_json_is_named(path, content, message):
         (b"a: {b: 1, b: 1}", "repeated key: 'b' twice in one object"),
         (b"a: 2001-99-99", "not YAML: month must be in 1..12"),
         (b"a: !!bool maybe", "not YAML"),
+        (b"a: 0x" + b"f" * 6000, r"not YAML: Exceeds the limit \(4300 digits\)"),
         (b"a: !!python/object/apply:os.system [ls]", "not YAML: could not determine a constructor"),
         (b"? [1]\n: 2", "not YAML: .*unhashable"),
         (b"[" * 3000, "not YAML: nested too deeply"),
