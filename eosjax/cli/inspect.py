@@ -1,7 +1,7 @@
 """Reports the content of a dataset and whether its sub-step labels fit: on the terminal, as JSON, and as a page with images of the ends.
 
-Exit status: 0 the labels fit (or none were given), 1 they do not fit (the report is still written), 2 a wrong flag or an unreadable
-dataset."""
+Exit status: 0 the labels fit (or none were given), 1 they do not fit, or episodes have no steps or no task (the report is still written),
+2 a wrong flag or an unreadable dataset."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from eosjax.cli import common, dataset
 from eosjax.config import ConfigError, TrainConfig, parse_allowances, parse_mixture
-from eosjax.data.labels import LEFT_OUT_BY
+from eosjax.data.labels import LEFT_OUT_BY, unusable_episodes
 from eosjax.reports.dataset_tables import survey_text
 from eosjax.reports.episode_view import view_episode
 from eosjax.reports.survey import JoinedLabels, Survey, join_what_fits, spread_over_tasks, survey
@@ -59,8 +59,9 @@ def run(args: argparse.Namespace) -> int:
     source = args.substep_labels_path or opened.labels
     if source is not None and not source.exists():
         raise UserError(f"--substep_labels_path {source}: no such file or folder")
-    joined = JoinedLabels(None, [])
-    if source is not None:
+    if source is None:
+        joined = JoinedLabels(None, [each for each in unusable_episodes(opened.store) if LEFT_OUT_BY[each.kind] not in allow])
+    else:
         joined = join_what_fits(source, opened.store, args.substep_labels_format, allow)
     result = survey(opened.store, opened.spec, source, joined, args.batch_size)
     files = []
@@ -81,7 +82,7 @@ def _page(args: argparse.Namespace, result: Survey, opened: dataset.Opened, join
     position = dataset.take_columns("--position_columns", store, args.position_columns)
     if args.episodes is None:
         labelled = None if joined.labels is None else np.flatnonzero(joined.labels.labelled).tolist()
-        chosen = spread_over_tasks(store.tasks, labelled or range(store.num_episodes))
+        chosen = spread_over_tasks(store.tasks, labelled or np.flatnonzero(np.diff(store.episode_starts)).tolist())
     else:
         chosen = args.episodes
         unknown = [episode for episode in chosen if episode >= store.num_episodes]

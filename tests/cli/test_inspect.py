@@ -6,6 +6,7 @@ import json
 import pytest
 from PIL import Image
 
+from eosjax.cli import dataset
 from eosjax.reports.pages import AROUND_END
 from tests.page import Page
 
@@ -108,6 +109,23 @@ def test_without_labels_there_is_the_dataset(inspect):
     assert report["problems"] == report["instructions"] == []
     assert "none given" in out
     assert page.count("div", "strip") == 1
+
+
+def test_episodes_that_training_refuses_are_told_without_labels(inspect, monkeypatch):
+    read = dataset.open_dataset
+
+    def open_dataset(args, name):
+        opened = read(args, name)
+        opened.store.tasks[1] = "?"
+        opened.store.episode_starts[4] = opened.store.episode_starts[3]  # no steps
+        return opened
+
+    monkeypatch.setattr(dataset, "open_dataset", open_dataset)
+    status, out, report, _ = inspect()
+    assert status == 1
+    assert "problems: 1 x blank task, 1 x empty episode" in out
+    assert [(each["kind"], each["episode"]) for each in report["problems"]] == [("blank task", 1), ("empty episode", 3)]
+    assert inspect("--allow", "blank_tasks,empty_episodes")[0] == 0
 
 
 def test_the_page_has_a_strip_of_pictures_for_each_end(inspect, write_labels, bodies, tiny):

@@ -2,7 +2,7 @@
 
 from eosjax.data.labels.export import canonical, export_labels
 from eosjax.data.labels.formats import FORMATS, import_labels
-from eosjax.data.labels.join import Episodes, Labels, join_labels, task_labels
+from eosjax.data.labels.join import Episodes, Labels, join_labels, task_labels, unusable_episodes
 from eosjax.data.labels.table import LEFT_OUT_BY, LabelError, Problem, Segment, SegmentTable, make_table
 
 __all__ = [
@@ -20,4 +20,5 @@ __all__ = [
     "join_labels",
     "make_table",
     "task_labels",
+    "unusable_episodes",
 ]

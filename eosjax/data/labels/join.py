@@ -47,7 +47,12 @@ def join_labels(table: SegmentTable, store: Episodes, allow: Collection[str] = (
             instruction, end outside its episode, overlap, and the problems within the file.
     """
     lengths = np.diff(store.episode_starts)
-    problems = [*table.problems, *_unusable(store), *_disagreements(table, store), *misplaced(table, dict(enumerate(lengths.tolist())))]
+    problems = [
+        *table.problems,
+        *unusable_episodes(store),
+        *_disagreements(table, store),
+        *misplaced(table, dict(enumerate(lengths.tolist()))),
+    ]
     labelled = _left(table.source, problems, np.isin(np.arange(len(lengths)), table.episode), allow)
     instruction_ids, instructions = _task_instructions(store)
     ids = {text: index for index, text in enumerate(instructions)}
@@ -70,7 +75,7 @@ def task_labels(store: Episodes, allow: Collection[str] = ()) -> Labels:
     Raises:
         LabelError: with every episode without task or steps.
     """
-    labelled = _left(store.name, list(_unusable(store)), np.ones(len(store.tasks), bool), allow)
+    labelled = _left(store.name, list(unusable_episodes(store)), np.ones(len(store.tasks), bool), allow)
     instruction_ids, instructions = _task_instructions(store)
     return Labels(*_compact(instruction_ids, instructions), np.zeros(len(instruction_ids), bool), labelled)
 
@@ -101,7 +106,7 @@ def _compact(ids: np.ndarray, instructions: list[str]) -> tuple[np.ndarray, list
     return renumber[ids], [instructions[index] for index in kept]
 
 
-def _unusable(store: Episodes) -> Iterator[Problem]:
+def unusable_episodes(store: Episodes) -> Iterator[Problem]:
     """Episodes of the dataset without steps or without a task instruction."""
     for episode, (task, length) in enumerate(zip(store.tasks, np.diff(store.episode_starts).tolist(), strict=True)):
         if not length:
