@@ -13,6 +13,8 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from eosjax.types import UserError
+
 IMPLEMENTATIONS = ("auto", "xla", "cudnn", "blockwise")
 SIXTEEN_BITS = ("bfloat16", "float16")
 _BLOCK = 128  # queries at a time
@@ -31,7 +33,7 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, lengths: jax.Array | None, 
       [b t n h] in the dtype of `q`.
     """
     if implementation == "auto":
-        implementation, _ = choose_attention(q.dtype.name)
+        implementation = choose_attention(q.dtype.name)
     if implementation == "blockwise":
         return _blockwise(q, k, v, lengths)
     if implementation == "cudnn":
@@ -77,13 +79,25 @@ def cudnn_problem() -> str | None:
     return None
 
 
-def choose_attention(dtype: str) -> tuple[str, str | None]:
-    """What `--attention auto` means on the default device, and a line to say where the faster kernel cannot be used.
+def choose_attention(dtype: str) -> str:
+    """The fastest program on the default device for a type: `cudnn` or `xla`."""
+    return "cudnn" if jax.default_backend() == "gpu" and dtype in SIXTEEN_BITS and cudnn_problem() is None else "xla"
+
+
+def check_attention(implementation: str, dtype: str) -> str | None:
+    """A line to say where a GPU must do without the fused kernel; None where there is nothing to say.
 
     Args:
+      implementation: the flag `--attention`.
       dtype: of the computation.
+
+    Raises:
+      UserError: the flag asks for the kernel, which cannot run here.
     """
-    if jax.default_backend() != "gpu" or dtype not in SIXTEEN_BITS:
-        return "xla", None
-    problem = cudnn_problem()
-    return ("cudnn", None) if problem is None else ("xla", f"attention by XLA: cuDNN's fused kernel cannot be used here ({problem})")
+    if implementation == "cudnn":
+        problem = cudnn_problem() if dtype in SIXTEEN_BITS else f"it computes in {' or '.join(SIXTEEN_BITS)}, not in {dtype}"
+        if problem is not None:
+            raise UserError(f"--attention cudnn: the fused kernel cannot run here: {problem}")
+    if implementation == "auto" and jax.default_backend() == "gpu" and dtype in SIXTEEN_BITS and (problem := cudnn_problem()) is not None:
+        return f"attention by XLA: cuDNN's fused kernel cannot run here: {problem}"
+    return None

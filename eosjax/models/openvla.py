@@ -84,6 +84,11 @@ class VLAConfig:
         return self.chunk * self.action_dim
 
     @property
+    def portable(self) -> VLAConfig:
+        """The same policy on any machine: without what was chosen for the devices of one."""
+        return dataclasses.replace(self, attention="auto", remat="none")
+
+    @property
     def text_tail(self) -> int:
         """Tokens of the text after its padding: the empty token, the placeholders, the stop token."""
         return 1 + self.action_tokens + STOP_TOKENS

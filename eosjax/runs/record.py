@@ -220,7 +220,6 @@ MAY_CHANGE = {
         "vla_path vla_revision data_root_dir dataset_specs substep_labels_path substep_labels_format cache_dir "
         "run_root_dir run_id_note run_id_override use_tensorboard use_wandb wandb_project wandb_entity attention remat compile_cache_dir"
     ).split(),
-    "model": ["attention", "remat"],
     "software": ["eosjax", "jax", "platform", "device_kind", "num_devices"],
     "base_revision": [],
     "wandb_id": [],

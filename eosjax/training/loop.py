@@ -25,7 +25,7 @@ from eosjax.ends.calibration import exact_calibration
 from eosjax.ends.measure import DEPLOYED
 from eosjax.ends.operating_points import OperatingPoint, choose, selection
 from eosjax.ends.protocols import ChunkedEpisode
-from eosjax.models.attention import choose_attention
+from eosjax.models.attention import check_attention
 from eosjax.models.hf.pretrained import FILM, Pretrained
 from eosjax.models.openvla import VLAConfig
 from eosjax.models.parts import base_parts, init_params, split_params
@@ -108,8 +108,8 @@ def run(config: TrainConfig, report: Report | None = None) -> None:
 
 
 def _suit_device(config: TrainConfig, vla_config: VLAConfig, text_length: int, device: Device) -> tuple[VLAConfig, list[str]]:
-    """The policy with what `--attention auto` and `--remat auto` mean on a device, and lines that say so."""
-    lines = [choose_attention(vla_config.dtype)[1]] if config.attention == "auto" else []
+    """The policy with what `--attention` and `--remat` mean on a device, and lines that say so."""
+    lines = [check_attention(config.attention, vla_config.dtype)]
     if config.remat == "auto":
         limit = (device.memory_stats() or {}).get("bytes_limit")
         remat, line = choose_remat(config, vla_config, text_length, limit)
@@ -148,7 +148,7 @@ class _Trainer:
             datasets=dataset_records(data),
             share_of_ends=share,
             samples_per_update=self.global_batch,
-            model=learner.policy.vla.config,
+            model=learner.policy.vla.config.portable,
             prompt=PromptForm.of(data.train.rephrase),
             tokenizer=fingerprint(policy.tokenizer_json),
             base=fetch_fingerprints(self.frozen),

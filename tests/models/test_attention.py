@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eosjax.models import attention
-from eosjax.models.attention import attend, choose_attention
+from eosjax.models.attention import attend, check_attention, choose_attention
+from eosjax.types import UserError
 
 
 def draw(seed, queries, keys, heads=4, kv_heads=2, size=8, rows=2, dtype=np.float32):
@@ -52,14 +53,21 @@ def test_blocks_of_queries_change_nothing(queries):
         chex.assert_trees_all_close(*both, rtol=1e-4, atol=1e-5)
 
 
-def test_the_plain_program_is_taken_where_the_fused_one_cannot_run(monkeypatch):
-    assert choose_attention("bfloat16") == ("xla", None)  # nobody expects it on a CPU
+def test_the_fused_program_is_taken_where_it_can_run(monkeypatch):
+    assert choose_attention("bfloat16") == "xla"
+    assert check_attention("auto", "bfloat16") is None  # nobody expects it on a CPU
+    with pytest.raises(UserError, match="--attention cudnn: the fused kernel cannot run here: the devices are of the kind cpu"):
+        check_attention("cudnn", "bfloat16")
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     monkeypatch.setattr(attention, "cudnn_problem", lambda: None)
-    assert choose_attention("bfloat16") == ("cudnn", None)
-    assert choose_attention("float32") == ("xla", None)
+    assert choose_attention("bfloat16") == "cudnn"
+    assert choose_attention("float32") == "xla"
+    assert check_attention("auto", "float32") is check_attention("cudnn", "bfloat16") is None
+    with pytest.raises(UserError, match="cannot run here: it computes in bfloat16 or float16, not in float32"):
+        check_attention("cudnn", "float32")
     monkeypatch.setattr(attention, "cudnn_problem", lambda: "no cuDNN")
-    assert choose_attention("bfloat16") == ("xla", "attention by XLA: cuDNN's fused kernel cannot be used here (no cuDNN)")
+    assert choose_attention("bfloat16") == "xla"
+    assert check_attention("auto", "bfloat16") == "attention by XLA: cuDNN's fused kernel cannot run here: no cuDNN"
 
 
 def test_why_the_fused_kernel_cannot_run():
