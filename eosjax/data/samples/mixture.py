@@ -165,7 +165,7 @@ def check_unscaled(name: str, actions: np.ndarray, spec: DatasetSpec, predicts_t
         if max(-low, high) > limit:
             raise UserError(
                 f"{name}: action dimension {dimension} is not normalised and ranges from {low:g} to {high:g}: expected -1 to 1; set "
-                f"action_mask to normalise it, or the convention of the gripper, in --dataset_specs"
+                "action_mask to normalise it, or the convention of the gripper, in --dataset_specs"
             )
 
 
