@@ -47,7 +47,10 @@ def import_labels(path: str | Path, name: str, format: str = "auto") -> SegmentT
     if format not in FORMATS:
         raise UserError(f"label format: expected one of {', '.join(FORMATS)}, got {format!r}")
     path = Path(path)
-    content = _read(path)
+    try:
+        content = _read(path)
+    except OSError as error:  # such as a folder that may not be entered
+        raise refused(path, "unreadable file", error.strerror or str(error)) from error
     reasons = {key: known.mismatch(content) for key, known in _FORMATS.items() if format in (key, "auto")}
     fitting = [key for key, reason in reasons.items() if reason is None]
     if not fitting:

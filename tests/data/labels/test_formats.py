@@ -210,6 +210,11 @@ def test_files_that_are_no_label_files(tmp_path, content, message):
         import_labels(path, "libero_goal")
 
 
+def test_a_path_that_cannot_be_looked_at(tmp_path):
+    with pytest.raises(LabelError, match="unreadable file: File name too long"):
+        import_labels(tmp_path / ("a" * 300), "libero_goal")
+
+
 def test_missing_file(tmp_path):
     with pytest.raises(LabelError, match=r"labels\.json: labels refused(?s:.*)unreadable file: No such file"):
         import_labels(tmp_path / "labels.json", "libero_goal")
