@@ -1,21 +1,26 @@
 """A run that starts from a checkpoint in the Hugging Face layout, with adapters on it."""
 
+import codecs
 import json
 import shutil
 
 import chex
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from eosjax.cli import main
 from eosjax.config import ConfigError
 from eosjax.flags import parse
 from eosjax.models.heads import EosHead
-from eosjax.models.hf.weights import WeightsError, export_part
+from eosjax.models.hf.adapter import ADAPTER_WEIGHTS, write_adapter
+from eosjax.models.hf.adapter_config import ADAPTER_CONFIG
+from eosjax.models.hf.weights import WeightsError, abstract_variables, export_part
 from eosjax.runs.load import load_run
+from eosjax.serving.policy import Policy
 from eosjax.training.loop import run
-from tests.checkpoints import HEADS, write_checkpoint
+from tests.checkpoints import HEADS, tiny_config, write_checkpoint
+from tests.saved_runs import random_like
 
 
 @pytest.fixture
@@ -65,6 +70,36 @@ def test_adapters_train_on_a_frozen_base_and_go_on_from_the_same_one_only(flags,
     flags[flags.index("--vla_path") + 1] = str(tmp_path / "other")
     with pytest.raises(ConfigError, match=r"trained on something else:\n  base\..* \(and \d+ more of base\)"):
         run(parse([*flags, "--max_steps", "8", "--resume"]))
+
+
+def test_odd_but_legal_files_are_trained_on_and_served(flags, tmp_path, capsys):
+    """Labels with a byte order mark, a checkpoint that stores its rotary frequencies, an adapter of PEFT's `all-linear`."""
+    labels = tmp_path / "labels.json"
+    labels.write_bytes(codecs.BOM_UTF8 + labels.read_bytes())
+    write_checkpoint(tmp_path / "vla")
+    shard = tmp_path / "vla" / "model-00001-of-00002.safetensors"
+    name = "language_model.model.layers.0.self_attn.rotary_emb.inv_freq"
+    save_file(load_file(shard) | {name: np.array([1.0, 0.01], np.float32)}, shard)
+    index = tmp_path / "vla" / "model.safetensors.index.json"
+    content = json.loads(index.read_text())
+    content["weight_map"][name] = shard.name
+    index.write_text(json.dumps(content))
+    config = tiny_config(lora_rank=2, proprio_dim=0, chunk=8, action_dim=7)
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    write_adapter(folder, random_like(abstract_variables(config)["lora"], 0), config, "owner/base")
+    tensors = {name: tensor for name, tensor in load_file(folder / ADAPTER_WEIGHTS).items() if "patch_embed" not in name}
+    save_file(tensors, folder / ADAPTER_WEIGHTS)
+    modules = sorted({name.removeprefix("base_model.model.").split(".lora_")[0] for name in tensors})
+    settings = json.loads((folder / ADAPTER_CONFIG).read_text())
+    (folder / ADAPTER_CONFIG).write_text(json.dumps(settings | {"target_modules": modules}))
+
+    run(parse([*flags, "--max_steps", "1", "--lora_adapter_path", str(folder)]))
+    assert "no branch for 2 layers, which stay as in the base: " in capsys.readouterr().out
+    policy = Policy.load(tmp_path / "run")
+    step = policy({"images": [np.zeros((16, 16, 3), np.uint8)]}, "go")
+    assert np.isfinite(step.actions).all()
+    assert not np.any(policy._params["lora"]["vision_backbone"]["featurizer"]["patch_embed"]["proj"]["b"])
 
 
 def test_a_part_of_another_size_is_named(flags, tmp_path):
