@@ -16,13 +16,13 @@ from pathlib import Path
 import numpy as np
 
 from eosjax.bench.full import chunked_episodes
-from eosjax.config import parse_operating_rule
 from eosjax.ends.calibration import Calibration, exact_calibration
 from eosjax.ends.events import MAIN_COLLAR
 from eosjax.ends.measure import measure_decisions
 from eosjax.ends.operating_points import Selection, choose
 from eosjax.ends.protocols import ChunkedEpisode, Rule
 from eosjax.ends.sweeps import option_grid
+from eosjax.flag_values import parse_operating_rule
 from eosjax.reports.evaluation import reliability
 from eosjax.runs.data import episode_ends, reopen_data
 from eosjax.runs.load import load_run, open_tokenizer

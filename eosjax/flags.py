@@ -12,9 +12,10 @@ from pathlib import Path
 
 import yaml
 
-from eosjax.config import ConfigError, TrainConfig
+from eosjax.config import TrainConfig
 from eosjax.documents import DocumentError, read_yaml
 from eosjax.fields import show
+from eosjax.flag_values import ConfigError
 
 
 def parse(argv: Sequence[str]) -> TrainConfig:

@@ -12,13 +12,14 @@ from eosjax import cli
 
 PACKAGE = Path(__file__).parents[1] / "eosjax"
 
-BASE = {"types", "config", "flags", "njit", "extras", "fields", "names", "documents", "runtime"}
+BASE = {"flag_values", "types", "config", "flags", "njit", "extras", "fields", "names", "documents", "runtime"}
 CORE = BASE | {"buffer", "losses", "models", "data", "ends", "demo", "runs"}
 # Which rooms each room may import, beside itself.
 MAY_IMPORT = {
     "types": set(),
-    "config": {"names", "types"},
-    "flags": {"config", "documents", "fields", "types"},
+    "config": {"flag_values", "names", "types"},
+    "flag_values": {"names", "types"},
+    "flags": {"config", "flag_values", "documents", "fields", "types"},
     "njit": set(),
     "runtime": {"types"},
     "extras": {"types"},

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eosjax.config import ALLOWANCES, NAMED_MIXTURES, ConfigError, TrainConfig, parse_mixture
+from eosjax.config import TrainConfig
+from eosjax.flag_values import ALLOWANCES, NAMED_MIXTURES, ConfigError, parse_mixture
 from eosjax.flags import load, parse, save
 from tests.fuzz import JSON, damaged_bytes, in_bytes, refused_or_read
 

@@ -10,7 +10,6 @@ import numpy as np
 
 from eosjax.bench.cache import Columns
 from eosjax.bench.feeds import Split
-from eosjax.config import OperatingRule
 from eosjax.ends.baselines import CHANCE, baseline_scores
 from eosjax.ends.bootstrap import Measured, bootstrap
 from eosjax.ends.calibration import Calibration
@@ -19,6 +18,7 @@ from eosjax.ends.frame import FrameTable, merge_chunks
 from eosjax.ends.measure import DecisionTable, ScoreTables
 from eosjax.ends.protocols import Rule
 from eosjax.ends.sweeps import dense_sweep, deployed_sweep, pick, replay_at
+from eosjax.flag_values import OperatingRule
 
 REPLICATES = 300  # of the bootstrap; each measures all seeds
 RULE = OperatingRule("f1", MAIN_COLLAR)

@@ -10,11 +10,12 @@ from typing import NamedTuple
 import numpy as np
 
 from eosjax.cli.common import integers
-from eosjax.config import DEMO_DATASET, ConfigError, TrainConfig
+from eosjax.config import DEMO_DATASET, TrainConfig
 from eosjax.data.frames.store import FrameStore, open_store
 from eosjax.data.labels import FORMATS
 from eosjax.data.specs import DatasetSpec, spec_for
 from eosjax.demo import dataset
+from eosjax.flag_values import ConfigError
 from eosjax.names import check_name
 from eosjax.types import UserError
 

@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from eosjax.cli import common, dataset
-from eosjax.config import ConfigError, TrainConfig, parse_allowances, parse_mixture
+from eosjax.config import TrainConfig
 from eosjax.data.labels import LEFT_OUT_BY, unusable_episodes
+from eosjax.flag_values import ConfigError, parse_allowances, parse_mixture
 from eosjax.reports.dataset_tables import survey_text
 from eosjax.reports.episode_view import view_episode
 from eosjax.reports.survey import JoinedLabels, Survey, join_what_fits, spread_over_tasks, survey

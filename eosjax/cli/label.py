@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 
 from eosjax.cli import common, dataset
-from eosjax.config import ConfigError
 from eosjax.data.frames.store import FrameStore
 from eosjax.data.labels import LEFT_OUT_BY, export_labels, import_labels, join_labels
 from eosjax.data.labels.labeller import Thresholds
 from eosjax.data.labels.labelling import examine, label_dataset
 from eosjax.data.labels.plans import read_plans
 from eosjax.data.labels.plausibility import check_gripper, check_positions, refuse_impossible
+from eosjax.flag_values import ConfigError
 from eosjax.reports.agreement import measure_agreement
 from eosjax.reports.dataset_tables import agreement_text, findings_text, labelling_text
 from eosjax.types import UserError

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from eosjax.cli.dataset import add_dataset_flags, open_dataset
-from eosjax.config import parse_mixture
+from eosjax.flag_values import parse_mixture
 from eosjax.reports.tables import table
 
 

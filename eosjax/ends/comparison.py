@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from eosjax.config import OperatingRule
 from eosjax.ends.bootstrap import REPLICATES, Measured, bootstrap
 from eosjax.ends.events import MAIN_COLLAR, NMS_WINDOW, ScoredEpisode
 from eosjax.ends.frame import FrameTable
 from eosjax.ends.measure import DecisionTable, EventTable
 from eosjax.ends.operating_points import FOLDS
 from eosjax.ends.sweeps import dense_sweep, pick
+from eosjax.flag_values import OperatingRule
 
 HEAD = "EOS head"
 FIGURES = ("frame/average_precision", f"event/ap@{MAIN_COLLAR}", f"event/f1@{MAIN_COLLAR}")

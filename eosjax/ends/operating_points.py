@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from eosjax.config import OperatingRule, TrainConfig
+from eosjax.config import TrainConfig
 from eosjax.ends.calibration import Calibration, exact_calibration, sigmoid
 from eosjax.ends.events import Decisions, ScoredEpisode
 from eosjax.ends.protocols import ChunkedEpisode, Rule, merge_votes, replay
 from eosjax.ends.sweeps import collar_of, dense_sweep, option_grid, pick, tune
+from eosjax.flag_values import OperatingRule
 
 FOLDS = 5  # of the cross-fitting
 

@@ -19,9 +19,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from eosjax.config import OperatingRule
 from eosjax.ends.events import MAIN_COLLAR, NMS_WINDOW, ScoredEpisode, candidates, count_pairs, hits
 from eosjax.ends.protocols import Rule
+from eosjax.flag_values import OperatingRule
 
 MOST_THRESHOLDS = 512  # of a sweep; where there are more scores, neighbouring thresholds differ by about 2 % in how many scores reach them
 

@@ -6,9 +6,10 @@ import dataclasses
 from pathlib import Path
 from typing import NamedTuple
 
-from eosjax.config import DEMO_MODEL, ConfigError, TrainConfig
+from eosjax.config import DEMO_MODEL, TrainConfig
 from eosjax.data.samples.tokens import PromptTokenizer, demo_tokenizer, load_tokenizer
 from eosjax.data.specs import DatasetSpec
+from eosjax.flag_values import ConfigError
 from eosjax.models.hf.adapter_config import AdapterConfig
 from eosjax.models.hf.pretrained import Pretrained
 from eosjax.models.lora import openvla_scaling

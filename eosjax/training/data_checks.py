@@ -6,12 +6,13 @@ import dataclasses
 
 import numpy as np
 
-from eosjax.config import ConfigError, TrainConfig
+from eosjax.config import TrainConfig
 from eosjax.data.labels.advice import advise_positives
 from eosjax.data.labels.plausibility import Finding, check_dataset, refuse_impossible
 from eosjax.data.samples.mixture import LabelledDataset
 from eosjax.data.samples.source import SampleSource
 from eosjax.data.stats import describe
+from eosjax.flag_values import ConfigError
 from eosjax.names import is_blank
 from eosjax.runs.data import RunData, share_of_ends
 

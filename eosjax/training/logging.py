@@ -13,7 +13,8 @@ from typing import Any
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
-from eosjax.config import METRICS_FILE, ConfigError, TrainConfig
+from eosjax.config import METRICS_FILE, TrainConfig
+from eosjax.flag_values import ConfigError
 
 
 class MetricWriter:

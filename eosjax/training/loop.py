@@ -15,7 +15,7 @@ import numpy as np
 
 from eosjax import config as configs
 from eosjax import flags
-from eosjax.config import ConfigError, TrainConfig
+from eosjax.config import TrainConfig
 from eosjax.data.labels.advice import explain_share
 from eosjax.data.samples.loader import EvalLoader, TrainLoader
 from eosjax.data.samples.source import SampleSource
@@ -25,6 +25,7 @@ from eosjax.ends.calibration import exact_calibration
 from eosjax.ends.measure import DEPLOYED
 from eosjax.ends.operating_points import OperatingPoint, choose, selection
 from eosjax.ends.protocols import ChunkedEpisode
+from eosjax.flag_values import ConfigError
 from eosjax.models.attention import check_attention
 from eosjax.models.hf.pretrained import FILM, Pretrained
 from eosjax.models.openvla import VLAConfig

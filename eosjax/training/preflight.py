@@ -6,8 +6,9 @@ import os
 from pathlib import Path
 
 from eosjax import config as configs
-from eosjax.config import ConfigError, TrainConfig
+from eosjax.config import TrainConfig
 from eosjax.data.labels import FORMATS
+from eosjax.flag_values import ConfigError
 from eosjax.runs.checkpoint import CheckpointError, checkpoint_steps, read_record
 from eosjax.runs.lock import check_unlocked
 from eosjax.runs.record import differences

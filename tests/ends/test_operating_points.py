@@ -6,12 +6,12 @@ import json
 import numpy as np
 import pytest
 
-from eosjax.config import OperatingRule
 from eosjax.ends.calibration import Calibration, prior_shift, sigmoid
 from eosjax.ends.measure import measure_decisions, measure_scores
 from eosjax.ends.operating_points import OperatingPoint, Selection, choose, cross_fit
 from eosjax.ends.protocols import ChunkedEpisode, Rule, merge_votes, replay
 from eosjax.ends.sweeps import dense_sweep, deployed_sweep, pick
+from eosjax.flag_values import OperatingRule
 
 EXACT = Calibration(shift=prior_shift(15 / 35, 0.05))
 HOW = Selection(EXACT, OperatingRule("f1", 2))

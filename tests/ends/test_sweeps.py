@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eosjax.config import OperatingRule
 from eosjax.ends.events import ScoredEpisode, match
 from eosjax.ends.protocols import Rule, replay
 from eosjax.ends.sweeps import (
@@ -22,6 +21,7 @@ from eosjax.ends.sweeps import (
     thresholds_between,
     tune,
 )
+from eosjax.flag_values import OperatingRule
 
 SEEDS = st.integers(0, 2**32 - 1)
 RULES = [OperatingRule("false_alarms", 0.5), OperatingRule("false_alarms", 0), OperatingRule("f1", 1), OperatingRule("cost", 3)]

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from jax.sharding import SingleDeviceSharding
 
-from eosjax.config import ConfigError, TrainConfig
+from eosjax.config import TrainConfig
+from eosjax.flag_values import ConfigError
 from eosjax.runs.checkpoint import CheckpointError, Checkpoints, CheckpointVersionError, fetch_fingerprints
 from eosjax.runs.faults import UnreadableError
 from eosjax.runs.record import CheckpointRecord, Validation

@@ -9,12 +9,13 @@ import jax
 import numpy as np
 import pytest
 
-from eosjax.config import ConfigError, TrainConfig
+from eosjax.config import TrainConfig
 from eosjax.data.frames.build import write_store
 from eosjax.data.frames.store import FrameStore
 from eosjax.data.labels import LabelError
 from eosjax.data.labels.plausibility import ImplausibleError
 from eosjax.data.rlds.episodes import Episode
+from eosjax.flag_values import ConfigError
 from eosjax.runs.data import dataset_records, open_data, reopen_data
 from eosjax.runs.policy_source import PolicySource
 from eosjax.training.data_checks import check_ends, check_plausible, describe_data, tune_counts

@@ -2,8 +2,9 @@ import json
 
 import pytest
 
-from eosjax.config import ConfigError, TrainConfig
+from eosjax.config import TrainConfig
 from eosjax.data.specs import spec_for
+from eosjax.flag_values import ConfigError
 from eosjax.runs.policy_source import PolicySource
 from tests.checkpoints import HEADS, write_checkpoint
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from eosjax import losses
 from eosjax.buffer import BalancedBuffer
-from eosjax.config import ConfigError, TrainConfig
+from eosjax.config import TrainConfig
+from eosjax.flag_values import ConfigError
 from eosjax.training.keys import forward_keys
 from eosjax.training.objectives import BufferObjective, EosRows, FreshObjective, match_intake
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import jax.numpy as jnp
 import pytest
 
-from eosjax.config import ConfigError, TrainConfig
+from eosjax.config import TrainConfig
+from eosjax.flag_values import ConfigError
 from eosjax.runs.checkpoint import Checkpoints, fetch_fingerprints
 from eosjax.runs.lock import LockedError, RunLock
 from eosjax.runs.record import CheckpointRecord

@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from eosjax.cli import main
-from eosjax.config import ConfigError
+from eosjax.flag_values import ConfigError
 from eosjax.flags import parse
 from eosjax.models.heads import EosHead
 from eosjax.models.hf.adapter import ADAPTER_WEIGHTS, write_adapter

@@ -42,7 +42,7 @@ Kind = Literal[
 ]
 
 
-# Faults that leave an episode out where `--allow` has the name (see `eosjax.config.ALLOWANCES`).
+# Faults that leave an episode out where `--allow` has the name (see `eosjax.flag_values.ALLOWANCES`).
 LEFT_OUT_BY: dict[Kind, str] = {
     "episode without labels": "unlabelled",
     "blank task": "blank_tasks",
