@@ -135,18 +135,21 @@ def flashbax_step(capacity: int, dtype: str) -> Step:
     return step
 
 
-def torch_step(capacity: int, dtype: str) -> Step:
-    """add + sample with a deque of tensors for each class, both full."""
+def torch_step(capacity: int, dtype: str, device: str = "cpu") -> Step:
+    """add + sample with a deque of tensors for each class, both full; `device` as PyTorch names it."""
     import torch  # pyright: ignore[reportMissingImports]
 
-    rows = torch.randn(ROWS, *ITEM, generator=torch.Generator().manual_seed(0)).to(getattr(torch, dtype))
+    rows = torch.randn(ROWS, *ITEM, generator=torch.Generator().manual_seed(0)).to(device, getattr(torch, dtype))
     draw = random.Random(1)
     rings = [collections.deque((rows[i % ROWS].clone() for i in range(capacity)), capacity) for _ in range(2)]
 
     def step():
         for row, label in zip(rows, LABELS, strict=True):
             rings[label].append(row.detach().clone())  # a view would keep its whole batch alive
-        return torch.stack(draw.sample(rings[1], SAMPLE_POSITIVE) + draw.sample(rings[0], SAMPLE_NEGATIVE))
+        sample = torch.stack(draw.sample(rings[1], SAMPLE_POSITIVE) + draw.sample(rings[0], SAMPLE_NEGATIVE))
+        if device != "cpu":
+            torch.cuda.synchronize()
+        return sample
 
     return step
 
