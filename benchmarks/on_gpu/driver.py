@@ -23,6 +23,7 @@ from eosjax import runtime
 
 ENTRY = Path(__file__).parents[1] / "gpu.py"
 TINY_CASES = [Case("fused", "dots", 2, 2)]
+QUICK = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"  # small shapes are compiled more than they compute
 BEFORE_EOS = 3  # cases that are measured before the EOS part
 
 
@@ -39,7 +40,7 @@ class Driver:
     def __init__(self, folder: Path, seconds: float, cache: Path, *, tiny: bool) -> None:
         self.rows, self.folder, self.tiny = Rows(folder), folder, tiny
         self._end = time.monotonic() + seconds
-        self._environment = _environment(cache)
+        self.environment = _environment(cache, tiny=tiny)
         self._number = 0
 
     def start(self, task: dict[str, Any], **environment: str) -> subprocess.Popen[bytes]:
@@ -47,7 +48,7 @@ class Driver:
         self._number += 1
         command = [sys.executable, str(ENTRY), "--out", str(self.folder), "--task", json.dumps(task), *(["--tiny"] if self.tiny else [])]
         with open(self._log(self._number), "wb") as log:
-            return subprocess.Popen(command, env=self._environment | environment, stderr=log)
+            return subprocess.Popen(command, env=self.environment | environment, stderr=log)
 
     def do(self, section: str, name: str, task: dict[str, Any], **environment: str) -> bool:
         """Runs a process to its end, or to the end of the time; a row tells if it fails, or is stopped. Returns whether it did neither."""
@@ -78,10 +79,12 @@ class Driver:
         return self.folder / f"{number:02}.stderr"
 
 
-def _environment(cache: Path) -> dict[str, str]:
+def _environment(cache: Path, *, tiny: bool) -> dict[str, str]:
     environment = {**os.environ, runtime.COMPILE_CACHE: str(cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     if not any(name in environment for name in runtime.MEMORY_FRACTIONS):
         environment[runtime.MEMORY_FRACTIONS[0]] = runtime.MEMORY_FRACTION
+    if tiny:
+        environment.setdefault("XLA_FLAGS", QUICK)
     platforms = environment.get("JAX_PLATFORMS")
     if platforms and "cpu" not in platforms.split(","):
         environment["JAX_PLATFORMS"] = f"{platforms},cpu"  # the checks compare with it
@@ -114,7 +117,7 @@ def run(folder: Path, seconds: float, *, tiny: bool) -> int:
 def check_repeatability(driver: Driver) -> None:
     """Two runs with deterministic kernels, each compiled anew, must end with the same bits."""
     files = [driver.folder / f"run_{number}.json" for number in (1, 2)]
-    flags = " ".join(filter(None, (os.environ.get("XLA_FLAGS"), runtime.DETERMINISTIC)))
+    flags = " ".join(filter(None, (driver.environment.get("XLA_FLAGS"), runtime.DETERMINISTIC)))
     name = "runs of the same flags, bit for bit"
     for file in files:
         task = {"work": "deterministic", "file": str(file)}

@@ -93,6 +93,17 @@ def test_the_exit_status_tells_of_failed_checks_and_processes(tmp_path, monkeypa
     assert notes == (["exit status 1: it / broke"] if fails else [])
 
 
+def test_what_the_user_has_set_for_xla_stays(tmp_path, monkeypatch):
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+    monkeypatch.setenv("XLA_FLAGS", "--mine")
+    for tiny in (True, False):
+        environment = driver.Driver(tmp_path, 0.0, tmp_path, tiny=tiny).environment
+        assert (environment["XLA_FLAGS"], environment["JAX_PLATFORMS"]) == ("--mine", "cuda,cpu")
+    monkeypatch.delenv("XLA_FLAGS")
+    assert "XLA_FLAGS" not in driver.Driver(tmp_path, 0.0, tmp_path, tiny=False).environment
+    assert driver.Driver(tmp_path, 0.0, tmp_path, tiny=True).environment["XLA_FLAGS"] == driver.QUICK
+
+
 def test_out_of_time_nothing_is_started(tmp_path):
     made = driver.Driver(tmp_path, 0.0, tmp_path, tiny=True)
     made.rows.clear()
