@@ -6,15 +6,18 @@ from pathlib import Path
 from eosjax import runtime
 from eosjax.extras import check_train_extra
 from eosjax.reports.texts import literal_lines
+from eosjax.training.interrupt import stop_at_once
 from eosjax.types import UserError
 
 DEMO = Path(__file__).parent / "configs" / "demo.yaml"
+USER_ERROR = 2  # exit status, as of the command `eosjax`; 1 is Python's own for a traceback
 # Flags that say what to train on; without any of them it is the demo.
 SUBJECT = {"config_path", "vla_path", "data_root_dir", "dataset_name", "substep_labels_path"}
 
 
 def main(argv: list[str]) -> None:
     """Reads the flags and trains; what the user can mend ends in one line instead of a traceback."""
+    stop_at_once()
     sys.stdout.reconfigure(errors="replace")  # pyright: ignore[reportAttributeAccessIssue]  # a ✓ must not end a run
     try:
         check_train_extra()
@@ -28,7 +31,8 @@ def main(argv: list[str]) -> None:
 
         run(parsed, write_comparison)
     except UserError as error:
-        sys.exit(literal_lines(f"train.py: {error}"))
+        print(literal_lines(f"train.py: {error}"), file=sys.stderr)
+        sys.exit(USER_ERROR)
     except KeyboardInterrupt:
         sys.exit(130)
 

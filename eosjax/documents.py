@@ -51,7 +51,9 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(text, object_pairs_hook=unique)
     except json.JSONDecodeError as error:
-        raise DocumentError(path, "not JSON", f"{error.msg} at line {error.lineno}, column {error.colno}") from error
+        raise DocumentError(
+            path, "not JSON", f"{error.msg.removesuffix(' starting at')} at line {error.lineno}, column {error.colno}"
+        ) from error
     except DocumentError:
         raise
     except ValueError as error:  # a number of more digits than Python converts

@@ -9,6 +9,7 @@ import os
 
 from eosjax.types import UserError
 
+LONGEST_INSTRUCTION = 1000  # characters: a sub-step is a sentence, and attention costs the square of its length
 LONGEST = 255  # bytes of a file name on all usual file systems (NAME_MAX of Linux)
 
 

@@ -221,7 +221,7 @@ def test_help_explains_every_flag():
 def test_a_mistake_on_the_command_line_ends_in_one_line():
     command = [sys.executable, str(ROOT / "train.py"), "--batchsize", "4"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert result.returncode == 1
+    assert result.returncode == 2
     assert result.stderr == "train.py: unknown flag --batchsize: did you mean --batch_size?\n"
 
 

@@ -148,7 +148,7 @@ def test_a_second_process_in_the_folder_is_refused_and_a_signal_saves_and_ends_t
     read_until(first, "step 2/100000")
     second = start(flags, root)
     _, err = second.communicate()
-    assert second.returncode == 1
+    assert second.returncode == 2
     assert f"process {first.pid} on" in err
     assert "is training in this folder" in err
     assert "Traceback" not in err
@@ -176,7 +176,7 @@ def test_resume_compares_data_and_labels(whole, data_flags, tmp_path):
     before = files()
     process = start([*data_flags, "--max_steps", "30", "--resume", "--substep_labels_path", str(other)], root)
     _, err = process.communicate()
-    assert process.returncode == 1
+    assert process.returncode == 2
     assert re.search(r"--resume: .* was trained on something else:", err)
     assert re.search(r"  datasets\.\w+\.labels is \w{64}, was \w{64}", err)
     assert re.search(r"  share_of_ends is [\d.]+, was [\d.]+", err)
@@ -217,7 +217,7 @@ def test_labels_that_do_not_fit_stop_it_before_anything_is_written(data_flags, t
     wrong.write_text(json.dumps(content))
     process = start([*data_flags, "--substep_labels_path", str(wrong)], tmp_path / "runs")
     _, err = process.communicate()
-    assert process.returncode == 1
+    assert process.returncode == 2
     assert "episode" in err
     assert "Traceback" not in err
     assert not (tmp_path / "runs" / "run").exists()
@@ -226,7 +226,7 @@ def test_labels_that_do_not_fit_stop_it_before_anything_is_written(data_flags, t
 def test_a_run_that_diverges_leaves_no_checkpoint_of_it(data_flags, tmp_path):
     process = start([*data_flags, "--max_steps", "6", "--learning_rate", "1e30", "--save_freq", "1", "--log_freq", "6"], tmp_path / "runs")
     _, err = process.communicate()
-    assert process.returncode == 1
+    assert process.returncode == 2
     assert "training has diverged by step" in err
     assert "Traceback" not in err
     for path in (tmp_path / "runs" / "run" / "checkpoints").glob("[0-9]*"):
@@ -239,6 +239,6 @@ def test_flags_that_do_not_say_what_to_train_on_vary_the_demo(tmp_path):
         [sys.executable, str(TRAIN), "--resume", "--run_root_dir", str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     _, err = process.communicate()
-    assert process.returncode == 1
+    assert process.returncode == 2
     assert "demo+eosjax_demo" in err
     assert "holds no run to go on from" in err

@@ -151,6 +151,7 @@ def policy_shape(config: TrainConfig, spec: DatasetSpec) -> tuple[VLAConfig, str
 
 
 def _download_config(name: str, revision: str | None) -> Path:
+    hub.check_hub_name(name)
     import huggingface_hub  # slow to import, and needed for names only
 
     try:

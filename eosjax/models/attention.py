@@ -95,7 +95,9 @@ def check_attention(implementation: str, dtype: str) -> str | None:
       UserError: the flag asks for the kernel, which cannot run here.
     """
     if implementation == "cudnn":
-        problem = cudnn_problem() if dtype in SIXTEEN_BITS else f"it computes in {' or '.join(SIXTEEN_BITS)}, not in {dtype}"
+        problem = cudnn_problem()
+        if problem is None and dtype not in SIXTEEN_BITS:
+            problem = f"it computes in {' or '.join(SIXTEEN_BITS)}, not in {dtype}"
         if problem is not None:
             raise UserError(f"--attention cudnn: the fused kernel cannot run here: {problem}")
     if implementation == "auto" and jax.default_backend() == "gpu" and dtype in SIXTEEN_BITS and (problem := cudnn_problem()) is not None:

@@ -6,6 +6,8 @@ memory) must not be: the older one would be taken though the newer is whole.
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +22,11 @@ _SYSTEM_ERROR = re.compile(r"os_error_code='(\d+)'")
 _CONTENT_CODES = {"DATA_LOSS", "NOT_FOUND", "OUT_OF_RANGE", "FAILED_PRECONDITION", "INVALID_ARGUMENT"}  # what the files hold, or lack
 _NO_SUCH_FILE = "2"  # ENOENT
 _LONGEST = 300
+_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.EACCES, errno.EPERM}
+
+
+class UnwritableError(UserError):
+    """A disk that cannot be written to."""
 
 
 class UnreadableError(UserError):
@@ -48,6 +55,16 @@ def damage_in(error: Exception, folder: Path) -> str:
     if shown is None:
         raise error
     return first_line(shown)
+
+
+def trouble_in_writing(error: BaseException) -> str | None:
+    """What the system says of a disk that cannot be written to (full, read-only, gone); None for any other error."""
+    for each in _chain(error):
+        if isinstance(each, OSError) and each.errno in _DISK_ERRORS:
+            return os.strerror(each.errno)
+        if isinstance(each, ValueError) and (number := _SYSTEM_ERROR.search(str(each))) and int(number[1]) in _DISK_ERRORS:
+            return os.strerror(int(number[1]))
+    return None
 
 
 def first_line(error: BaseException) -> str:

@@ -122,6 +122,8 @@ def choose_checkpoint(run_dir: Path, step: str | int | None = None) -> Chosen:
     """
     directory = run_dir / CHECKPOINTS
     steps = checkpoint_steps(directory)
+    if not run_dir.is_dir():
+        raise CheckpointError(f"{run_dir}: no such folder; expected that of a training run")
     if not steps:
         raise CheckpointError(f"{directory}: no checkpoint; expected the folder of a training run")
     if step in (None, BEST):

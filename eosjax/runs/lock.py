@@ -6,6 +6,7 @@ import fcntl
 import os
 import socket
 from pathlib import Path
+from typing import TextIO
 
 from eosjax.types import UserError
 
@@ -13,7 +14,7 @@ LOCK_FILE = ".lock"
 
 
 class LockedError(UserError):
-    """Another process works in the folder."""
+    """Another process works in the folder, or nobody may."""
 
 
 class RunLock:
@@ -25,12 +26,11 @@ class RunLock:
       folder: of the run; made if missing.
 
     Raises:
-      LockedError: another process, or another lock of this one, has it.
+      LockedError: another process, or another lock of this one, has it; or the folder cannot be written to.
     """
 
     def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self._file = (folder / LOCK_FILE).open("a+", encoding="utf-8")
+        self._file = _open(folder)
         if not _taken(self._file.fileno()):
             self._file.close()
             raise _refusal(folder)
@@ -47,11 +47,18 @@ class RunLock:
 
 def check_unlocked(folder: Path) -> None:
     """Raises `LockedError` if another process works in the folder; leaves nothing behind."""
-    path = folder / LOCK_FILE
-    if path.exists():
-        with path.open("a+", encoding="utf-8") as file:
+    if (folder / LOCK_FILE).exists():
+        with _open(folder) as file:
             if not _taken(file.fileno()):
                 raise _refusal(folder)
+
+
+def _open(folder: Path) -> TextIO:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return (folder / LOCK_FILE).open("a+", encoding="utf-8")
+    except OSError as error:
+        raise LockedError(f"{folder}: a run must write there, and cannot: {error.strerror}") from error
 
 
 def _taken(descriptor: int) -> bool:

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a flag that the training loop looks at between updates."""
+"""Ctrl-C and SIGTERM: at once before training, and as a flag that the training loop looks at between updates."""
 
 from __future__ import annotations
 
@@ -18,9 +18,28 @@ class Flag:
         return self.raised
 
 
+_interrupted = Flag()
+
+
+def stop_at_once() -> None:
+    """From here on Ctrl-C raises `KeyboardInterrupt`, as usual, and is remembered: an exception within a callback of a library is lost."""
+
+    def receive(number: int, frame: Any) -> None:
+        _interrupted.raised = True
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, receive)
+
+
 @contextlib.contextmanager
 def stop_signals() -> Iterator[Flag]:
-    """SIGINT and SIGTERM raise the flag; a second one acts as usual."""
+    """SIGINT and SIGTERM raise the flag; a second one acts as usual.
+
+    Raises:
+      KeyboardInterrupt: it came before, and was lost (see `stop_at_once`).
+    """
+    if _interrupted:
+        raise KeyboardInterrupt
     flag = Flag()
     usual = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 

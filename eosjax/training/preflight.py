@@ -31,8 +31,9 @@ def check_paths(config: TrainConfig) -> None:
     check_unlocked(config.run_dir)
     check_run_folder(config)
     _check_writable("--run_root_dir", config.run_root_dir)
-    if config.cache_dir is not None:
-        _check_writable("--cache_dir", config.cache_dir)
+    for flag, folder in (("--cache_dir", config.cache_dir), ("--compile_cache_dir", config.compile_cache_dir)):
+        if folder is not None:
+            _check_writable(flag, folder)
 
 
 def check_run_folder(config: TrainConfig) -> None:

@@ -214,6 +214,7 @@ def test_the_room_that_is_planned_for_rewording_is_enough():
         (["--mfu", "0"], "--mfu: expected more than 0, up to 100 %, got 0.0"),
         (["--memory_gb", "0"], "--memory_gb: expected more than 0, got 0.0"),
         (["--batch_size", "0"], "--batch_size must be greater than 0, got 0"),
+        (["--vla_path", "nothing"], "--vla_path nothing: no such folder, and no name of the form owner/name"),
         (["--vla_pat", "demo"], "unrecognized arguments: --vla_pat"),
         (["--dataset_name", "nothing"], "no description of dataset 'nothing'"),
     ],

@@ -52,3 +52,9 @@ def test_looking_leaves_nothing_behind(tmp_path):
     check_unlocked(tmp_path / "none")
     check_unlocked(tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be_written_to(tmp_path):
+    (tmp_path / "run").write_text("")
+    with pytest.raises(LockedError, match="run: a run must write there, and cannot: File exists"):
+        RunLock(tmp_path / "run")

@@ -96,6 +96,8 @@ class TestPaths:
             check_paths(dataclasses.replace(sound, run_root_dir=blocking / "runs"))
         with pytest.raises(ConfigError, match=r"--cache_dir .*labels.json: cannot be made"):
             check_paths(dataclasses.replace(sound, cache_dir=blocking))
+        with pytest.raises(ConfigError, match=r"--compile_cache_dir .*labels.json: cannot be made"):
+            check_paths(dataclasses.replace(sound, compile_cache_dir=blocking))
 
     def test_resume_of_a_tuned_run_takes_the_same_command(self, sound):
         asked = dataclasses.replace(sound, eos_tune="auto")

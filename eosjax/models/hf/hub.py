@@ -12,6 +12,12 @@ _HUB_FILES = [*SIDE_FILES, "*.safetensors", "*_checkpoint.pt", "lora_adapter/*"]
 _HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
+def check_hub_name(vla_path: str) -> None:
+    """Raises `WeightsError` unless `vla_path` can be the name of a repository."""
+    if not _HUB_NAME.fullmatch(vla_path):
+        raise WeightsError(f"--vla_path {vla_path}: no such folder, and no name of the form owner/name on the Hugging Face hub")
+
+
 def local_folder(vla_path: str, revision: str | None = None) -> Path | None:
     """The folder that `vla_path` names; None if there is none, so that it can only be a name on the hub.
 
@@ -44,8 +50,7 @@ def find_checkpoint(vla_path: str, revision: str | None = None) -> tuple[Path, s
     folder = local_folder(vla_path, revision)
     if folder is not None:
         return folder, None
-    if not _HUB_NAME.fullmatch(vla_path):
-        raise WeightsError(f"--vla_path {vla_path}: no such folder, and no name of the form owner/name on the Hugging Face hub")
+    check_hub_name(vla_path)
     import huggingface_hub  # slow to import, and needed for names only
     from huggingface_hub import errors
 
