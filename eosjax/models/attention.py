@@ -33,7 +33,7 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, lengths: jax.Array | None, 
       [b t n h] in the dtype of `q`.
     """
     if implementation == "auto":
-        implementation = choose_attention(q.dtype.name)
+        implementation = choose_attention(q.dtype.name, q.shape[-1])
     if implementation == "blockwise":
         return _blockwise(q, k, v, lengths)
     if implementation == "cudnn":
@@ -79,9 +79,10 @@ def cudnn_problem() -> str | None:
     return None
 
 
-def choose_attention(dtype: str) -> str:
-    """The fastest program on the default device for a type: `cudnn` or `xla`."""
-    return "cudnn" if jax.default_backend() == "gpu" and dtype in SIXTEEN_BITS and cudnn_problem() is None else "xla"
+def choose_attention(dtype: str, head_dim: int) -> str:
+    """The fastest program on the default device for a type and a size of heads: `cudnn` or `xla`."""
+    fits = dtype in SIXTEEN_BITS and head_dim % 8 == 0 and head_dim <= 128  # more on Hopper alone
+    return "cudnn" if jax.default_backend() == "gpu" and fits and cudnn_problem() is None else "xla"
 
 
 def check_attention(implementation: str, dtype: str) -> str | None:

@@ -54,19 +54,19 @@ def test_blocks_of_queries_change_nothing(queries):
 
 
 def test_the_fused_program_is_taken_where_it_can_run(monkeypatch):
-    assert choose_attention("bfloat16") == "xla"
+    assert choose_attention("bfloat16", 64) == "xla"
     assert check_attention("auto", "bfloat16") is None  # nobody expects it on a CPU
     with pytest.raises(UserError, match="--attention cudnn: the fused kernel cannot run here: the devices are of the kind cpu"):
         check_attention("cudnn", "bfloat16")
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     monkeypatch.setattr(attention, "cudnn_problem", lambda: None)
-    assert choose_attention("bfloat16") == "cudnn"
-    assert choose_attention("float32") == "xla"
+    assert choose_attention("bfloat16", 64) == "cudnn"
+    assert choose_attention("float32", 64) == choose_attention("bfloat16", 12) == "xla"
     assert check_attention("auto", "float32") is check_attention("cudnn", "bfloat16") is None
     with pytest.raises(UserError, match="cannot run here: it computes in bfloat16 or float16, not in float32"):
         check_attention("cudnn", "float32")
     monkeypatch.setattr(attention, "cudnn_problem", lambda: "no cuDNN")
-    assert choose_attention("bfloat16") == "xla"
+    assert choose_attention("bfloat16", 64) == "xla"
     assert check_attention("auto", "bfloat16") == "attention by XLA: cuDNN's fused kernel cannot run here: no cuDNN"
 
 
