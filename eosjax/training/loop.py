@@ -26,10 +26,8 @@ from eosjax.ends.measure import DEPLOYED
 from eosjax.ends.operating_points import OperatingPoint, choose, selection
 from eosjax.ends.protocols import ChunkedEpisode
 from eosjax.flag_values import ConfigError
-from eosjax.models.attention import check_attention
-from eosjax.models.hf.pretrained import FILM, Pretrained
-from eosjax.models.openvla import VLAConfig
-from eosjax.models.parts import base_parts, init_params, split_params
+from eosjax.models.hf.pretrained import Pretrained
+from eosjax.models.parts import split_params
 from eosjax.models.policies import Params
 from eosjax.runs.checkpoint import Checkpoints, checkpoint_steps, fetch_fingerprints
 from eosjax.runs.data import RunData, dataset_records, episode_ends, open_data, share_of_ends
@@ -41,11 +39,11 @@ from eosjax.runs.record import CheckpointRecord, RunRecord, Software, Validation
 from eosjax.training import metrics
 from eosjax.training.data_checks import check_ends, check_plausible, describe_data, tune_counts
 from eosjax.training.host_memory import keep_freed_memory
+from eosjax.training.initial import initial_params, suit_device
 from eosjax.training.interrupt import stop_signals
 from eosjax.training.keys import run_keys
 from eosjax.training.logging import Console, MetricWriter, check_wandb, eos_line, waiting_line
 from eosjax.training.parallel import DataParallel, Device, choose_devices
-from eosjax.training.plan import choose_remat
 from eosjax.training.preflight import check_paths, check_run_folder
 from eosjax.training.state import Learner, TrainState, all_finite, init_state, make_learner
 from eosjax.training.timing import Clock, Lap
@@ -98,26 +96,13 @@ def run(config: TrainConfig, report: Report | None = None) -> None:
     console = Console(config.max_steps, quiet=jax.process_index() != 0)
     for line in [*describe_data(data), *([tuned] if tuned else [])]:
         console.line(line)
-    vla_config, lines = _suit_device(config, policy.vla_config(config, data.mixture.spec), data.train.length, devices[0])
-    for line in lines:
-        console.line(line)
+    vla_config = suit_device(config, policy.vla_config(config, data.mixture.spec), data.train.length, devices[0], console.line)
     learner = make_learner(config, vla_config, share)
     with RunLock(config.run_dir):
         check_run_folder(config)
         trainer = _Trainer(config, data, share, learner, policy, devices, console)
         console.line(f"{len(devices)} {devices[0].platform} device(s), batch {trainer.global_batch}, run {config.run_dir}")
         trainer.train(report)
-
-
-def _suit_device(config: TrainConfig, vla_config: VLAConfig, text_length: int, device: Device) -> tuple[VLAConfig, list[str]]:
-    """The policy with what `--attention` and `--remat` mean on a device, and lines that say so."""
-    lines = [check_attention(config.attention, vla_config.dtype)]
-    if config.remat == "auto":
-        limit = (device.memory_stats() or {}).get("bytes_limit")
-        remat, line = choose_remat(config, vla_config, text_length, limit)
-        vla_config = dataclasses.replace(vla_config, remat=remat)
-        lines.append(line)
-    return vla_config, [line for line in lines if line]
 
 
 class _Trainer:
@@ -207,39 +192,14 @@ class _Trainer:
     def _init(self, learner: Learner, pretrained: Pretrained | None) -> tuple[TrainState, Params]:
         init_key, run_key = run_keys(self.config.seed)
         example = self.data.train.batch(np.zeros(1, np.int64))
-        params = init_params(learner.policy, learner.eos_head, example, init_key, with_base=pretrained is None)
-        if pretrained is not None:
-            params |= self._load(pretrained, learner, params)
-        trainable, frozen = split_params(params)
+        put = lambda array: jax.device_put(array, self.parallel.replicated)
+        adapter = self.config.lora_adapter_path
+        trainable, frozen = split_params(initial_params(learner, pretrained, adapter, example, init_key, put, self.console.line))
         parts = {part: sum(leaf.size for leaf in jax.tree.leaves(tree)) for part, tree in trainable.items()}
         listed = ", ".join(f"{part} {size:,}" for part, size in parts.items())
         frozen_size = sum(leaf.size for leaf in jax.tree.leaves(frozen))
         self.console.line(f"trainable parameters: {sum(parts.values()):,} ({listed}); frozen: {frozen_size:,}")
         return self.parallel.replicate(init_state(learner, trainable, run_key)), self.parallel.replicate(frozen)
-
-    def _load(self, pretrained: Pretrained, learner: Learner, fresh: Params) -> Params:
-        """The base weights of a checkpoint on all devices, and those of the `fresh` parts that lie beside them."""
-        config = learner.policy.vla.config
-        base, report = pretrained.load_base(config, lambda array: jax.device_put(array, self.parallel.replicated))
-        self.console.line(f"base weights of {pretrained.folder}: {report}")
-        loaded = base_parts(base, config)
-        parts = pretrained.part_files(fresh)
-        for part, path in parts.of.items():
-            if part != FILM:
-                loaded[part] = pretrained.load_part(path, part, config, fresh[part])
-                self.console.line(f"{part} from {path.name}")
-        for path in parts.aside:
-            self.console.line(f"note: {path.name} is not read: the policy that the flags describe has no such part")
-        adapter = self.config.lora_adapter_path
-        if adapter is not None:
-            loaded["lora"], notes = pretrained.load_adapter(adapter, config)
-            self.console.line(f"adapters from {adapter}, scale {config.lora_scaling:g}")
-            for note in notes:
-                self.console.line(f"note: {note}")
-        if FILM in parts.of:
-            loaded[FILM] = pretrained.load_film(parts.of[FILM], config, base, merged=adapter is None)
-            self.console.line(f"film from {parts.of[FILM].name}")
-        return loaded
 
     def _restore(self) -> int:
         """Replaces the state by the one of the newest whole checkpoint; returns the updates it has made."""

@@ -59,4 +59,4 @@ def test_other_commands_say_what_to_install(name):
 
 def test_training_says_what_to_install():
     child = subprocess.run([sys.executable, "train.py"], capture_output=True, text=True)
-    assert (child.returncode, child.stderr) == (1, f"train.py: {SENTENCE}")
+    assert (child.returncode, child.stderr) == (2, f"train.py: {SENTENCE}")
