@@ -25,8 +25,8 @@ _LONGEST = 300
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.EACCES, errno.EPERM}
 
 
-class UnwritableError(UserError):
-    """A disk that cannot be written to."""
+class FileSystemError(UserError):
+    """The file system failed while a run was in progress."""
 
 
 class UnreadableError(UserError):
@@ -57,11 +57,11 @@ def damage_in(error: Exception, folder: Path) -> str:
     return first_line(shown)
 
 
-def trouble_in_writing(error: BaseException) -> str | None:
-    """What the system says of a disk that cannot be written to (full, read-only, gone); None for any other error."""
+def file_system_fault(error: BaseException) -> str | None:
+    """What the system says of a disk that is full, read-only, closed or gone, and of which file; None for any other error."""
     for each in _chain(error):
         if isinstance(each, OSError) and each.errno in _DISK_ERRORS:
-            return os.strerror(each.errno)
+            return os.strerror(each.errno) + (f" ({each.filename})" if each.filename else "")
         if isinstance(each, ValueError) and (number := _SYSTEM_ERROR.search(str(each))) and int(number[1]) in _DISK_ERRORS:
             return os.strerror(int(number[1]))
     return None

@@ -31,7 +31,7 @@ from eosjax.models.parts import split_params
 from eosjax.models.policies import Params
 from eosjax.runs.checkpoint import Checkpoints, checkpoint_steps, fetch_fingerprints
 from eosjax.runs.data import RunData, dataset_records, episode_ends, open_data, share_of_ends
-from eosjax.runs.faults import UnwritableError, trouble_in_writing
+from eosjax.runs.faults import FileSystemError, file_system_fault
 from eosjax.runs.load import TOKENIZER_FILE
 from eosjax.runs.lock import RunLock
 from eosjax.runs.policy_source import PolicySource
@@ -154,16 +154,16 @@ class _Trainer:
         """Makes all updates, then reports; a signal ends it earlier, with a checkpoint.
 
         Raises:
-          UnwritableError: the disk is full, or cannot be written to any more.
+          FileSystemError: the disk is full, read-only, closed or gone.
         """
         try:
             self._train(report)
         except Exception as error:
-            if (trouble := trouble_in_writing(error)) is None:
+            if (fault := file_system_fault(error)) is None:
                 raise
             kept = checkpoint_steps(self.config.run_dir / configs.CHECKPOINTS)
             rest = f"the newest checkpoint is of step {kept[-1]}; go on with --resume" if kept else "there is no checkpoint yet"
-            raise UnwritableError(f"{self.config.run_dir}: cannot be written: {trouble}; {rest}") from error
+            raise FileSystemError(f"{self.config.run_dir}: the run has ended: {fault}; {rest}") from error
 
     def _train(self, report: Report | None) -> None:
         config, episodes, step = self.config, None, self.start

@@ -5,19 +5,20 @@ import errno
 import pytest
 
 from eosjax.runs.checkpoint import Checkpoints
-from eosjax.runs.faults import UnwritableError, trouble_in_writing
+from eosjax.runs.faults import FileSystemError, file_system_fault
 from eosjax.training.loop import run as train
 from tests.cli.conftest import labels, run_config  # noqa: F401  # `labels`: a fixture
 
 
 def test_what_the_system_says():
+    assert file_system_fault(PermissionError(errno.EACCES, "no", "frames/part-0")) == "Permission denied (frames/part-0)"
     full = OSError(errno.ENOSPC, "no space")
-    assert trouble_in_writing(full) == "No space left on device"
+    assert file_system_fault(full) == "No space left on device"
     wrapped = RuntimeError("a thread has failed")
     wrapped.__cause__ = full
-    assert trouble_in_writing(wrapped) == "No space left on device"
-    assert trouble_in_writing(ValueError("INTERNAL: Error writing [source locations=…; os_error_code='30']")) == "Read-only file system"
-    assert trouble_in_writing(ValueError("os_error_code='2'")) is trouble_in_writing(KeyError("x")) is None
+    assert file_system_fault(wrapped) == "No space left on device"
+    assert file_system_fault(ValueError("INTERNAL: Error writing [source locations=…; os_error_code='30']")) == "Read-only file system"
+    assert file_system_fault(ValueError("os_error_code='2'")) is file_system_fault(KeyError("x")) is None
 
 
 def test_a_full_disk_ends_the_run_with_what_is_left_of_it(data, labels, tmp_path, monkeypatch):  # noqa: F811
@@ -30,5 +31,5 @@ def test_a_full_disk_ends_the_run_with_what_is_left_of_it(data, labels, tmp_path
 
     monkeypatch.setattr(Checkpoints, "save", full)
     config = run_config(data, labels, tmp_path, "--max_steps", "4", "--use_val_set", "False")
-    with pytest.raises(UnwritableError, match="run: cannot be written: No space left on device; the newest checkpoint is of step 2; go on"):
+    with pytest.raises(FileSystemError, match="run: the run has ended: No space left on device; the newest checkpoint is of step 2; go on"):
         train(config)
