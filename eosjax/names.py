@@ -35,6 +35,15 @@ def size_of(name: str) -> int:
     return len(os.fsencode(name))
 
 
+def instruction_fault(text: str) -> str | None:
+    """What was expected of an instruction that nobody could follow; None for any other. The same in labels and in serving."""
+    if is_blank(text) or not is_unicode(text):
+        return "expected a text with a letter or digit, in Unicode"
+    if len(text) > LONGEST_INSTRUCTION:
+        return f"expected at most {LONGEST_INSTRUCTION:,} characters, not {len(text):,}"
+    return None
+
+
 def is_blank(text: str) -> bool:
     """Whether an instruction says nothing: it has no letter or digit of any script."""
     return not any(char.isalnum() for char in text)

@@ -1,7 +1,7 @@
 """What JAX and XLA are told before they start. They read it from the environment, once; what the user has set there stays.
 
-compiled programs   are kept in a folder, so that the next start of the same run compiles nothing; with them XLA keeps the kernels that
-                    it has measured to be the fastest
+compiled programs   are kept in a folder, so that the next start of the same run reads all that took more than a second; with them XLA
+                    keeps the kernels that it has measured to be the fastest
 memory of a GPU     JAX takes 92 % of it at the start instead of 75 %
 deterministic       XLA on GPUs takes no kernel whose sums come in another order each time, and none by measuring, which may end
                     differently at the next start

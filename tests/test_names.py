@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eosjax.names import check_name, is_blank, is_unicode
+from eosjax.names import LONGEST_INSTRUCTION, check_name, instruction_fault, is_blank, is_unicode
 from eosjax.types import UserError
 
 
@@ -37,3 +37,10 @@ def test_usual_names_are_plain(name):
 )
 def test_what_says_something(text, blank, unicode):
     assert (is_blank(text), is_unicode(text)) == (blank, unicode)
+
+
+def test_instructions_that_can_be_followed():
+    assert instruction_fault("a" * LONGEST_INSTRUCTION) is None
+    assert instruction_fault("a" * (LONGEST_INSTRUCTION + 1)) == "expected at most 1,000 characters, not 1,001"
+    for text in ("?!", "half a pair \ud800"):
+        assert instruction_fault(text) == "expected a text with a letter or digit, in Unicode"

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from eosjax.names import LONGEST_INSTRUCTION, is_blank, is_unicode
+from eosjax.names import instruction_fault
 from eosjax.types import UserError
 
 
@@ -25,10 +25,8 @@ def read_instructions(instruction: Any) -> list[str]:
         which = f"instruction {number}" if several else "instruction"
         if not isinstance(each, str):
             raise ObservationError(f"{which}: expected a text (str), got {type(each).__name__} {each!r:.80}")
-        if is_blank(each) or not is_unicode(each):
-            raise ObservationError(f"{which}: expected a text with a letter or digit, in Unicode; got {each!r:.80}")
-        if len(each) > LONGEST_INSTRUCTION:
-            raise ObservationError(f"{which}: expected at most {LONGEST_INSTRUCTION:,} characters, got {len(each):,}: {each[:80]!r} ...")
+        if fault := instruction_fault(each):
+            raise ObservationError(f"{which}: {fault}; got {each!r:.80}")
     return found
 
 

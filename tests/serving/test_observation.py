@@ -91,7 +91,7 @@ def test_a_state_of_numbers_is_what_it_was(state):
     ("instruction", "message"),
     [
         ("", "instruction: expected a text with a letter or digit, in Unicode; got ''"),
-        ("go on " * 200, r"instruction: expected at most 1,000 characters, got 1,200: 'go on "),
+        ("go on " * 200, r"instruction: expected at most 1,000 characters, not 1,200; got 'go on "),
         (" \t\n", "instruction: expected a text with a letter or digit"),
         ("open \ud800", "instruction: expected a text with a letter or digit, in Unicode; got 'open \\ud800'"),
         ("?!", "instruction: expected a text with a letter or digit"),

@@ -11,7 +11,7 @@ from eosjax.data.labels.files import is_count
 from eosjax.data.labels.labeller import FoundSegment, NotFound
 from eosjax.documents import DocumentError, read_json
 from eosjax.fields import show
-from eosjax.names import is_blank, is_unicode
+from eosjax.names import instruction_fault
 from eosjax.types import UserError
 
 Plans = dict[str, list[str]]  # sub-steps by task, spelt as `_task` does
@@ -91,7 +91,7 @@ def _entry(entry: Any, where: str) -> tuple[str, str, list[str]]:
 
 
 def _says(text: Any) -> bool:
-    return isinstance(text, str) and not is_blank(text) and is_unicode(text)
+    return isinstance(text, str) and instruction_fault(text) is None
 
 
 def _task(task: str) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 
 from eosjax.documents import Fault
 from eosjax.fields import show
-from eosjax.names import is_blank, is_unicode
+from eosjax.names import instruction_fault
 from eosjax.types import UserError
 
 _LISTED_PROBLEMS = 10
@@ -28,7 +28,7 @@ Kind = Literal[
     "episode without labels",
     "blank task",
     "empty episode",
-    "blank instruction",
+    "unusable instruction",
     "labels without episode",
     "length mismatch",
     "instruction mismatch",
@@ -131,9 +131,9 @@ def make_table(
 ) -> SegmentTable:
     """The table of each episode's segments, sorted by episode; the segments keep their order.
 
-    An episode with a blank instruction becomes a problem.
+    An episode with an instruction that nobody could follow becomes a problem.
     """
-    blank = {episode: problem for episode, parts in segments.items() if (problem := _blank_problem(episode, parts))}
+    blank = {episode: problem for episode, parts in segments.items() if (problem := _unusable_instruction(episode, parts))}
     lengths = {episode: length for episode, length in lengths.items() if episode not in blank}
     tasks = {episode: task for episode, task in tasks.items() if episode not in blank}
     rows = [(episode, index, *segment) for episode in sorted(segments.keys() - blank) for index, segment in enumerate(segments[episode])]
@@ -143,12 +143,12 @@ def make_table(
     return SegmentTable(episode, segment, first, last, is_end, instruction, str(source), lengths, tasks, (*problems, *blank.values()))
 
 
-def _blank_problem(episode: int, segments: Iterable[Segment]) -> Problem | None:
+def _unusable_instruction(episode: int, segments: Iterable[Segment]) -> Problem | None:
     """The first segment without an instruction that can be written into a prompt."""
     for number, (first, last, _, text) in enumerate(segments):
-        if is_blank(text) or not is_unicode(text):
-            what = f"segment {number}, steps {first} to {last}: expected an instruction with a letter or digit, got {show(text)}"
-            return Problem("blank instruction", episode, what)
+        if fault := instruction_fault(text):
+            what = f"segment {number}, steps {first} to {last}: {fault}; got {show(text)}"
+            return Problem("unusable instruction", episode, what)
     return None
 
 

@@ -137,8 +137,8 @@ def test_the_error_says_what_was_looked_for_and_found(tmp_path):
 def test_instructions_that_say_nothing_are_refused(tmp_path, format, text):
     """They would be trained on as "take to ?"."""
     table = import_labels(make(tmp_path, format, text), "any")
-    assert [(problem.kind, problem.episode) for problem in table.problems] == [("blank instruction", 0)]
-    assert "segment 0, steps 0 to 1: expected an instruction with a letter or digit" in table.problems[0].what
+    assert [(problem.kind, problem.episode) for problem in table.problems] == [("unusable instruction", 0)]
+    assert "segment 0, steps 0 to 1: expected a text with a letter or digit" in table.problems[0].what
     assert not table.lengths
 
 
@@ -147,7 +147,7 @@ def test_instructions_that_are_no_unicode_are_refused(tmp_path, format):
     """JSON can hold half of a surrogate pair, which no tokenizer takes."""
     path = make(tmp_path, format)
     path.write_text(path.read_text().replace("pick", "\\ud800 a"))
-    assert [problem.kind for problem in import_labels(path, "any").problems] == ["blank instruction"]
+    assert [problem.kind for problem in import_labels(path, "any").problems] == ["unusable instruction"]
 
 
 def test_a_lerobot_folder_without_labels(tmp_path):
