@@ -47,7 +47,7 @@ class TrainConfig:
     freeze_vision: bool = False  # freeze both vision encoders: no adapters there, and no updates with --use_lora False
     model_dtype: str = "auto"  # of activations and the frozen base: bfloat16 or float32; auto: float32 for the demo, else bfloat16
     attention: str = "auto"  # xla, or the fused kernel of cudnn (16-bit types on NVIDIA GPUs); auto: cudnn where it can run
-    remat: str = "auto"  # what the backward pass recomputes: full, all but dots, or none; auto: the fastest that fits the device
+    remat: str = "auto"  # what the backward pass recomputes: full, all but dots, or none; auto: the faster of dots and full that fits
 
     # Data
     data_root_dir: Path = Path("datasets/rlds")  # folder with the RLDS/TFDS datasets

@@ -62,7 +62,8 @@ def run(args: argparse.Namespace) -> int:
     minimal = plan.trace_step(config, dataclasses.replace(vla_config, attention="xla", remat="none"), text_length, config.batch_size)
     print(parameter_table(_parameter_groups(minimal)) + "\n", flush=True)
     options = _options(config, plan.without_kernels(config, vla_config), text_length, args.memory_gb * 1e9)
-    chosen = next((option for option in options if option.peak <= plan.USABLE * args.memory_gb * 1e9), options[-1])
+    candidates = [option for option in options if config.remat != "auto" or option.remat in plan.AUTO_REMAT]
+    chosen = next((option for option in candidates if option.peak <= plan.USABLE * args.memory_gb * 1e9), candidates[-1])
     print(memory_table({size: memory._asdict() for size, memory in chosen.memories.items()}) + "\n")
     samples = config.batch_size * config.grad_accumulation_steps
     flops = plan.count_flops(minimal) / samples
@@ -89,7 +90,7 @@ class _Option(NamedTuple):
 
 
 def _options(config: TrainConfig, vla_config: VLAConfig, text_length: int, limit: float) -> list[_Option]:
-    """The ways that `--remat` allows, fastest first, each compiled at two batch sizes."""
+    """The ways that `--remat` allows, each compiled at two batch sizes."""
     sizes = (config.batch_size, _MORE * config.batch_size)
     ways = REMAT if config.remat == "auto" else (config.remat,)
     steps = {

@@ -15,12 +15,15 @@ import jax.numpy as jnp
 
 from eosjax.models import diffusion
 from eosjax.models.action_tokens import NUM_BINS
+from eosjax.models.attention import SIXTEEN_BITS
 from eosjax.models.film import mean_words
 from eosjax.models.llama import Llama, LlamaConfig
 from eosjax.models.lora import LinearConfig, LoRADense
 from eosjax.models.vit import ViT, ViTConfig
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+# GPUs multiply 16-bit matrices in blocks. XLA copies the operands of products, to add rows, where the tokens of a batch do not fill them.
+TOKENS_AT_ONCE = 8
 STOP_TOKENS = 1  # the text ends with the action tokens and one stop token
 
 
@@ -304,9 +307,12 @@ class OpenVLA(nn.Module):
 
     def _read(self, x: jax.Array, mask: jax.Array, deterministic: bool) -> jax.Array:
         positions = jnp.maximum(jnp.cumsum(mask, axis=1) - 1, 0)
-        tail = self.config.text_tail
-        hidden = self.language_model(jnp.roll(x, tail, 1), jnp.sum(mask, axis=1), jnp.roll(positions, tail, 1), deterministic)
-        return jnp.roll(hidden, -tail, 1)
+        tail, count = self.config.text_tail, x.shape[1]
+        more = -count % TOKENS_AT_ONCE if self.config.dtype in SIXTEEN_BITS else 0
+        # The tail of the text comes first, so that all that nobody sees, padding, is last.
+        x, positions = (jnp.pad(jnp.roll(each, tail, 1), [(0, 0), (0, more)] + [(0, 0)] * (each.ndim - 2)) for each in (x, positions))
+        hidden = self.language_model(x, jnp.sum(mask, axis=1), positions, deterministic)
+        return jnp.roll(hidden[:, :count], -tail, 1)
 
     def _of_actions(self, hidden: jax.Array) -> jax.Array:
         first = hidden.shape[1] - STOP_TOKENS - self.config.action_tokens - 1
@@ -334,4 +340,5 @@ def all_hidden_states(model: OpenVLA, variables: Mapping[str, Any], images, inpu
     embeds: Any = model.apply(variables, *text, method="embed")[0]
     last, sown = model.apply(variables, *text, method="last_hidden", mutable=["intermediates"])
     outputs: Any = sown["intermediates"]["language_model"]["model"]["layers"]["output"][0]
-    return jnp.concatenate([embeds[None], jnp.roll(outputs, -model.config.text_tail, 2)[:-1], jnp.asarray(last)[None]])
+    outputs = jnp.roll(outputs[:, :, : embeds.shape[1]], -model.config.text_tail, 2)
+    return jnp.concatenate([embeds[None], outputs[:-1], jnp.asarray(last)[None]])

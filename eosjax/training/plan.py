@@ -25,7 +25,6 @@ COMPILER_OPTIONS = {
     "xla_disable_hlo_passes": "while-loop-invariant-code-motion",
     "xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED",
     "xla_backend_optimization_level": 0,
-    "xla_cpu_use_fusion_emitters": False,
 }
 
 
@@ -37,6 +36,8 @@ CARDS = {  # dense bfloat16 products a second as the makers state them, in 10^12
     "RTX 4090": (165, 24),
     "B200": (2250, 180),
 }
+# What `--remat auto` chooses from, fastest first. `none` is slower on a GPU: what it keeps takes longer to write and read (docs/gpu.md).
+AUTO_REMAT = ("dots", "full")
 USABLE = 0.95  # share of a device's memory that a step may take: the rest is for fragmentation
 
 
@@ -100,17 +101,12 @@ def choose_remat(config: TrainConfig, vla_config: VLAConfig, text_length: int, l
     """
     if limit is None:
         return "none", None
-    shape = without_kernels(config, vla_config)
-    tried = []
-    for remat in ("none", "dots"):
-        with jax.default_device(jax.local_devices(backend="cpu")[0]):
-            peak = measure(trace_step(config, dataclasses.replace(shape, remat=remat), text_length, config.batch_size)).peak
-        tried.append(f"{remat} takes {peak / 1e9:.1f} GB")
-        if peak <= USABLE * limit:
-            break
-    else:
-        remat = "full"
-    return remat, f"--remat auto: {remat} ({', '.join(tried)} of {limit / 1e9:.1f} GB)"
+    fast, small = AUTO_REMAT
+    shape = dataclasses.replace(without_kernels(config, vla_config), remat=fast)
+    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+        peak = measure(trace_step(config, shape, text_length, config.batch_size)).peak
+    remat = fast if peak <= USABLE * limit else small
+    return remat, f"--remat auto: {remat} ({fast} takes {peak / 1e9:.1f} GB of {limit / 1e9:.1f} GB)"
 
 
 def abstract_batch(config: TrainConfig, vla_config: VLAConfig, text_length: int, batch_size: int) -> Batch:

@@ -187,19 +187,19 @@ def test_the_command(run, monkeypatch):
     flops = float(re.search(r"^a sample: ([\d.e-]+) TFLOP", out, re.M)[1])
     assert float(re.search(r"^H100 SXM +([\d.e+]+)$", out, re.M)[1]) == pytest.approx(0.5 * 989 / flops, rel=0.01)
     assert "--remat dots: dots, in 4.05 GB" in out
+    assert "--remat auto: dots, in 80 GB" in run("plan", *flags[:-2])[1]  # none fits, too, and is slower
     assert "assumed: prompts of up to 42 tokens" in out
     assert re.search(r"^dots +1\.\d\d +2\.100 +none$", run("plan", "--memory_gb", "1.9", *flags)[1], re.M)
     assert "assumed: prompts of up to 40 tokens" in run("plan", "--rephrase", "False", *flags)[1]
 
 
 def test_remat_is_the_fastest_that_fits(monkeypatch):
-    peaks = {"none": 90, "dots": 50, "full": 20}
+    peaks = {"dots": 50, "full": 20}
     monkeypatch.setattr("eosjax.training.plan.trace_step", lambda config, vla_config, length, size: vla_config)
     monkeypatch.setattr("eosjax.training.plan.measure", lambda step: Memory(peaks[step.remat] * 10**9, 0, 0, 0, 0, 0))
-    chosen = {gb: choose_remat(TrainConfig(), TINY, 18, gb * 10**9) for gb in (100, 60, 40)}
-    assert chosen[100] == ("none", "--remat auto: none (none takes 90.0 GB of 100.0 GB)")
-    assert chosen[60] == ("dots", "--remat auto: dots (none takes 90.0 GB, dots takes 50.0 GB of 60.0 GB)")
-    assert chosen[40] == ("full", "--remat auto: full (none takes 90.0 GB, dots takes 50.0 GB of 40.0 GB)")
+    chosen = {gb: choose_remat(TrainConfig(), TINY, 18, gb * 10**9) for gb in (60, 40)}
+    assert chosen[60] == ("dots", "--remat auto: dots (dots takes 50.0 GB of 60.0 GB)")
+    assert chosen[40] == ("full", "--remat auto: full (dots takes 50.0 GB of 40.0 GB)")
     assert choose_remat(TrainConfig(), TINY, 18, None) == ("none", None)
 
 

@@ -191,6 +191,22 @@ def test_bfloat16_stays_close_to_float32(tiny, out, inputs, variables):
     np.testing.assert_allclose(hidden.astype(np.float32), out["hidden"], atol=0.15)
 
 
+def test_tokens_in_16_bits_come_in_multiples_of_8(tiny, inputs, variables, monkeypatch):
+    model = OpenVLA(dataclasses.replace(tiny, dtype="bfloat16"))
+
+    def read():
+        compute = jax.jit(lambda: (model.apply(variables, *inputs, method="last_hidden"), all_hidden_states(model, variables, *inputs)))
+        traced = compute.trace()
+        return jax.device_get(traced.lower().compile(QUICK)()), str(traced.jaxpr).count("bf16[2,24,16]")
+
+    filled, tokens_of_24 = read()
+    monkeypatch.setattr("eosjax.models.openvla.TOKENS_AT_ONCE", 1)
+    exact, none_of_24 = read()
+    assert tokens_of_24 > 0 == none_of_24
+    for a, b in zip(filled, exact, strict=True):
+        np.testing.assert_allclose(a.astype(np.float32), b.astype(np.float32), atol=0.06)
+
+
 def test_policy_without_proprio(tiny, inputs):
     model = OpenVLA(dataclasses.replace(tiny, proprio_dim=0))
     nothing = (*inputs[:3], np.zeros((2, 0), np.float32))
