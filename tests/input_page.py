@@ -9,6 +9,7 @@ from eosjax.data.rlds import info
 from eosjax.fields import Fields
 from eosjax.models.hf import adapter_config, config_fields
 from eosjax.reports.tables import markdown
+from eosjax.serving import mapping
 
 PAGE = Path(__file__).parents[1] / "docs" / "input.md"
 # By the words behind `fields:` in the page.
@@ -26,6 +27,7 @@ TABLES: dict[str, Fields] = {
     "labels cyclevla, an episode": cyclevla.EPISODE,
     "labels cyclevla, metadata": cyclevla.METADATA,
     "labels cyclevla, chunks": cyclevla.CHUNK,
+    "keys of an observation": mapping.FIELDS,
 }
 _ORDER = ("honoured", "refused", "harmless")
 _PLACE = re.compile(r"(<!-- fields: (.*?) -->\n).*?(<!-- end -->)", re.DOTALL)

@@ -23,6 +23,7 @@ COMMANDS = {
     "label": "make sub-step labels for a pick-and-place dataset that has none",
     "show": "describe a training run, and check whether everything it needs is here",
     "export": "write the policy of a training run for PyTorch: heads, PEFT adapter or merged checkpoint",
+    "serve": "serve the policy of a training run to robots",
     "evaluate": "measure how well the policy of a training run detects sub-step ends",
     "cache-hidden": "store the hidden states of the policy of a training run, to train heads on them",
     "bench": "compare ways to train the EOS head",
@@ -30,7 +31,7 @@ COMMANDS = {
     "plan": "plan a training run: parameters, memory, arithmetic, the largest batch",
 }
 # Commands that the default dependencies are enough for. The others need the extra `train`.
-WITHOUT_EXTRA = {"show", "export"}
+WITHOUT_EXTRA = {"show", "export", "serve"}
 # 1 is for commands to give a meaning to, so Python's own status of a traceback will not do.
 _USER_ERROR, _DEFECT, _INTERRUPTED, _BROKEN_PIPE = 2, 70, 130, 141
 

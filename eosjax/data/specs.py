@@ -140,6 +140,17 @@ class DatasetSpec:
         return _from_fields(json.loads(text))
 
 
+def stored_gripper(actions: np.ndarray, gripper: GripperConvention) -> np.ndarray:
+    """Actions [… a] with the gripper as the dataset stores it, from those that `DatasetSpec.standard_actions` made or a policy predicted.
+
+    From 1 = open, 0 = closed back to -1 = open, +1 = closed for "minus_open_plus_closed"; nothing changes for the others. A stored value
+    between -1 and 0, which became 1, comes back as -1.
+    """
+    if gripper != "minus_open_plus_closed":
+        return actions
+    return np.concatenate([actions[..., :-1], 1.0 - 2.0 * actions[..., -1:]], axis=-1)
+
+
 def _binarise(gripper: np.ndarray) -> np.ndarray:
     """f32 [T] of 0 and 1: above 0.95 is open, below 0.05 closed; a value in between takes the next decided one.
 

@@ -23,7 +23,7 @@ import numpy as np
 
 from eosjax.data.images import transforms
 from eosjax.data.samples.tokens import PromptTokenizer, evaluation_prompt
-from eosjax.data.specs import Normalisation
+from eosjax.data.specs import GripperConvention, Normalisation
 from eosjax.data.stats import DatasetStats, normalise, unnormalise
 from eosjax.ends.calibration import sigmoid
 from eosjax.ends.operating_points import OperatingPoint
@@ -70,6 +70,8 @@ class Settings:
     cameras: tuple[str, ...]  # names of those whose images the policy sees: the first ones of the dataset's description
     image_aug: bool  # trained with random crops: evaluated on centre crops
     normalisation: Normalisation
+    gripper: GripperConvention  # of the dataset; `Prediction.actions` have 1 = open unless it is "as_stored"
+    control_hz: float  # control steps per second
     eos: OperatingPoint | None  # None: no EOS head
 
     @property
@@ -124,6 +126,8 @@ class Policy:
             cameras=data.spec.image_keys[: record.config.num_images_in_input],
             image_aug=record.config.image_aug,
             normalisation=data.spec.normalisation,
+            gripper=data.spec.gripper,
+            control_hz=data.spec.control_hz,
             eos=saved.operating_point,
         )
         return cls(record.model, saved.params, data.statistics, open_tokenizer(run, saved.record), settings)

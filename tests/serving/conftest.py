@@ -33,7 +33,9 @@ TINY = VLAConfig(
     proprio_dim=SPEC.proprio_size,
 )
 POINT = OperatingPoint.unseen(Calibration(shift=prior_shift(15 / 35, 0.05)), 0.5)
-SETTINGS = Settings(cameras=("image", "wrist_image"), image_aug=False, normalisation="q99", eos=POINT)
+SETTINGS = Settings(
+    cameras=("image", "wrist_image"), image_aug=False, normalisation="q99", gripper=SPEC.gripper, control_hz=SPEC.control_hz, eos=POINT
+)
 
 
 @functools.cache

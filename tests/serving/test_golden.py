@@ -31,7 +31,12 @@ def test_predict_action(golden, views, proprio):
     (content,) = parity.files.read_json(folder / "checkpoint", "config.json")["norm_stats"].values()
     stats = stats_from_json(content)
     settings = Settings(
-        cameras=("image", "wrist")[:views], image_aug=False, normalisation="q99", eos=OperatingPoint.unseen(Calibration(), 0.5)
+        cameras=("image", "wrist")[:views],
+        image_aug=False,
+        normalisation="q99",
+        gripper="as_stored",
+        control_hz=5.0,
+        eos=OperatingPoint.unseen(Calibration(), 0.5),
     )
     policy = Policy(config, {"vla": base, **parts}, stats, load_tokenizer(folder / "checkpoint" / "tokenizer.json"), settings)
 
