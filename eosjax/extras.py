@@ -9,6 +9,7 @@ from eosjax.types import UserError
 # The modules that the extra installs and eosjax imports.
 TRAIN_MODULES = (
     "array_record",
+    "av",
     "draccus",
     "grain",
     "jinja2",

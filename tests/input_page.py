@@ -4,7 +4,8 @@ import json
 import re
 from pathlib import Path
 
-from eosjax.data.labels import cyclevla, lerobot_folder, original
+from eosjax.data.labels import cyclevla, original
+from eosjax.data.lerobot import info as lerobot_info
 from eosjax.data.rlds import info
 from eosjax.fields import Fields
 from eosjax.models.hf import adapter_config, config_fields
@@ -23,7 +24,8 @@ TABLES: dict[str, Fields] = {
     "dataset_info.json, splits": info.SPLIT_INFO,
     "labels original and flat, an episode": original.BODY,
     "labels original and flat, timestep_labels": original.ENTRY,
-    "meta/info.json": lerobot_folder.INFO,
+    "meta/info.json": lerobot_info.INFO_FIELDS,
+    "meta/info.json, features": lerobot_info.FEATURE_FIELDS,
     "labels cyclevla, an episode": cyclevla.EPISODE,
     "labels cyclevla, metadata": cyclevla.METADATA,
     "labels cyclevla, chunks": cyclevla.CHUNK,

@@ -13,7 +13,8 @@ from eosjax.cli.common import integers
 from eosjax.config import DEMO_DATASET, TrainConfig
 from eosjax.data.frames.store import FrameStore, open_store
 from eosjax.data.labels import FORMATS
-from eosjax.data.specs import DatasetSpec, spec_for
+from eosjax.data.sources import describe
+from eosjax.data.specs import DatasetSpec
 from eosjax.demo import dataset
 from eosjax.flag_values import ConfigError
 from eosjax.names import check_name
@@ -57,7 +58,7 @@ def open_dataset(args: argparse.Namespace, name: str) -> Opened:
         eosjax.types.UserError: no plain name, no description or no dataset of that name, or one that cannot be read.
     """
     check_name("--dataset_name", name, ConfigError)
-    spec = spec_for(name, args.dataset_specs)
+    spec = describe(args.data_root_dir, name, args.dataset_specs)
     root, labels = args.data_root_dir, None
     if name == DEMO_DATASET:
         generated = dataset.ensure_demo(args.data_root_dir)

@@ -17,7 +17,8 @@ import jax
 from eosjax import flags
 from eosjax.config import DEMO_MODEL, TrainConfig
 from eosjax.data.samples.tokens import demo_tokenizer
-from eosjax.data.specs import DatasetSpec, spec_for
+from eosjax.data.sources import describe
+from eosjax.data.specs import DatasetSpec
 from eosjax.models.hf import files, hub
 from eosjax.models.hf.config import PUBLISHED, action_vocabulary, vla_config_from_hf
 from eosjax.models.hf.pretrained import Pretrained
@@ -56,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     known = {field.name for field in dataclasses.fields(TrainConfig)} | {"config_path"}
     config = flags.parse([f"--{name}={value}" for name, value in vars(args).items() if name in known])
     jax.config.update("jax_platforms", "cpu")  # the plan needs no GPU, and shall not take the memory of one
-    vla_config, source = policy_shape(config, spec_for(config.mixture[0].name, config.dataset_specs))
+    vla_config, source = policy_shape(config, describe(config.data_root_dir, config.mixture[0].name, config.dataset_specs))
     text_length = _prompt_tokens(config) + vla_config.action_tokens + 3
     print(f"{config.vla_path}: {source}\n")
     minimal = plan.trace_step(config, dataclasses.replace(vla_config, attention="xla", remat="none"), text_length, config.batch_size)

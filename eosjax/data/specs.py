@@ -17,8 +17,8 @@ from eosjax.fields import show
 from eosjax.names import check_name
 from eosjax.types import UserError
 
-GripperConvention = Literal["minus_open_plus_closed", "binarised", "as_stored"]
-Motion = Literal["as_stored", "reached_states"]
+GripperConvention = Literal["minus_open_plus_closed", "binarised", "percent_open", "as_stored"]
+Motion = Literal["as_stored", "reached_states", "target_minus_state"]
 Normalisation = Literal["q99", "bounds"]
 
 
@@ -33,10 +33,11 @@ class SpecError(UserError):
 
 @dataclasses.dataclass(frozen=True)
 class DatasetSpec:
-    """Description of an RLDS dataset; the defaults are the layout that the LIBERO datasets share.
+    """Description of a dataset; the defaults are the layout that the LIBERO datasets in RLDS share.
 
-    A key is the path of a feature, its parts joined by "/". It is looked up in `steps/observation`, in `steps` and in the
-    episode itself; a key that matches in two of these places is refused; give its full path ("steps/action") instead.
+    In an RLDS dataset a key is the path of a feature, its parts joined by "/". It is looked up in `steps/observation`, in `steps` and in
+    the episode itself; a key that matches in two of these places is refused; give its full path ("steps/action") instead. In a LeRobot
+    dataset it is the name of a feature.
 
     Attributes:
         image_keys: image features of the cameras, the primary one first, then the wrists.
@@ -44,9 +45,11 @@ class DatasetSpec:
         action_key: feature of the action, f32 [action_size].
         instruction_key: text feature of the task instruction, of the steps or of the episode.
         gripper: how the gripper command, the last dimension of the action, is stored: "minus_open_plus_closed"; "binarised"
-            (1 is open, 0 closed; values in between become the side that is reached next); "as_stored".
+            (1 is open, 0 closed; values in between become the side that is reached next); "percent_open" (100 is open, 0 closed);
+            "as_stored".
         motion: "reached_states" replaces the action, except the gripper, by the change of the state from one step to the next.
-            The last step has no next one and is left out.
+            The last step has no next one and is left out. "target_minus_state" subtracts the state of the same step from the action,
+            except the gripper: absolute targets become differences.
         skip_first: steps at the beginning of an episode that are left out. Label files count the steps that are kept.
         action_mask: which action dimensions are normalised; the others pass unchanged. (): all but the last.
         normalisation: "q99" maps the 1st and 99th percentile to -1 and 1 and clips, "bounds" the minimum and maximum.
@@ -87,8 +90,8 @@ class DatasetSpec:
             object.__setattr__(self, "action_mask", (True,) * (self.action_size - 1) + (False,))
         if len(self.action_mask) != self.action_size:
             raise SpecError(f"action_mask: expected {self.action_size} entries (action_size), got {len(self.action_mask)}")
-        if self.motion == "reached_states" and self.proprio_size < self.action_size - 1:
-            raise SpecError(f"motion: reached_states needs a state of at least {self.action_size - 1} dimensions, got {self.proprio_size}")
+        if self.motion != "as_stored" and self.proprio_size < self.action_size - 1:
+            raise SpecError(f"motion: {self.motion} needs a state of at least {self.action_size - 1} dimensions, got {self.proprio_size}")
 
     @property
     def conventions(self) -> dict[str, object]:
@@ -116,10 +119,14 @@ class DatasetSpec:
         """
         kept = self.kept_steps(len(actions))
         actions = np.array(actions[self.skip_first :], np.float32)
-        if self.gripper != "as_stored" and np.abs(actions[:, -1]).max(initial=0) > UNSCALED_LIMIT:
+        largest = 100.0 if self.gripper == "percent_open" else 1.0
+        if self.gripper != "as_stored" and np.abs(actions[:, -1]).max(initial=0) > UNSCALED_LIMIT * largest:
             found = f"{actions[:, -1].min():g} to {actions[:, -1].max():g}"
-            raise SpecError(f"gripper: {self.gripper} expects stored values from -1 to 1, got {found}; is it as_stored, and normalised?")
-        if self.gripper == "minus_open_plus_closed":
+            expected = f"stored values from {0 if largest > 1 else -1} to {largest:g}"
+            raise SpecError(f"gripper: {self.gripper} expects {expected}, got {found}; is it as_stored, and normalised?")
+        if self.gripper == "percent_open":
+            actions[:, -1] /= largest
+        elif self.gripper == "minus_open_plus_closed":
             actions[:, -1] = 1.0 - np.clip(actions[:, -1], 0.0, 1.0)
         elif self.gripper == "binarised":
             actions[:, -1] = _binarise(actions[:, -1])
@@ -127,6 +134,8 @@ class DatasetSpec:
             states = np.asarray(proprio[self.skip_first :, : self.action_size - 1], np.float32)
             actions = actions[:-1]
             actions[:, :-1] = np.diff(states, axis=0)
+        elif self.motion == "target_minus_state":
+            actions[:, :-1] -= np.asarray(proprio[self.skip_first :, : self.action_size - 1], np.float32)
         assert len(actions) == len(range(*kept.indices(len(proprio))))
         return actions
 
@@ -180,6 +189,7 @@ _ALOHA = DatasetSpec(
     control_hz=25.0,
 )
 _ALOHA_TASKS = ("fold_shorts_20_demos", "fold_shirt_30_demos", "scoop_X_into_bowl_45_demos", "put_X_into_pot_300_demos")
+# By the names of RLDS datasets.
 SPECS: dict[str, DatasetSpec] = {
     **{suite + suffix: _LIBERO for suite in _LIBERO_SUITES for suffix in ("", "_no_noops")},
     "libero_4_task_suites_no_noops": _LIBERO,
@@ -189,12 +199,12 @@ SPECS: dict[str, DatasetSpec] = {
     "eosjax_demo": dataclasses.replace(_LIBERO, chunk=4),  # short chunks: faster on a CPU
 }
 
-# Required in a user's description: a wrong default would train on wrong values without any error.
+# Required in a user's description of an RLDS dataset: a wrong default would train on wrong values without any error.
 _REQUIRED = ("image_keys", "state_keys", "gripper", "action_size", "proprio_size", "control_hz")
 
 
 def spec_for(name: str, specs_file: Path | None = None) -> DatasetSpec:
-    """The description of dataset `name`: that of the user's file if it has one, else the built-in one.
+    """The description of RLDS dataset `name`: that of the user's file if it has one, else the built-in one.
 
     Args:
         name: the dataset.
@@ -203,21 +213,24 @@ def spec_for(name: str, specs_file: Path | None = None) -> DatasetSpec:
     Raises:
         SpecError: no description (lists the known names, nearest first), or a faulty file.
     """
-    known = SPECS | (load_specs(specs_file) if specs_file is not None else {})
-    if name not in known:
+    own = load_fields(specs_file) if specs_file is not None else {}
+    if name in own:
+        return spec_of(own[name], f"--dataset_specs {specs_file}: {name}", _REQUIRED)
+    known = SPECS | own
+    if name not in SPECS:
         nearest = difflib.get_close_matches(name, known, n=len(known), cutoff=0.0)
         raise SpecError(
             f"--dataset_name: no description of dataset {name!r}; known: {', '.join(nearest)}; describe your own in the file of "
             "--dataset_specs"
         )
-    return known[name]
+    return SPECS[name]
 
 
-def load_specs(path: str | Path) -> dict[str, DatasetSpec]:
-    """The descriptions in a user's YAML file.
+def load_fields(path: str | Path) -> dict[str, dict[str, Any]]:
+    """The fields of each description in a user's YAML file, not checked yet.
 
     Raises:
-        SpecError: no such file, not YAML, or a faulty description; names the file, the dataset and the field.
+        SpecError: no such file, not YAML, or no fields by name; names the file and the dataset.
     """
     path = Path(path).expanduser()
     try:
@@ -226,22 +239,27 @@ def load_specs(path: str | Path) -> dict[str, DatasetSpec]:
         raise SpecError(f"--dataset_specs {error}") from error
     if not isinstance(content, dict) or not content:
         raise SpecError(f"--dataset_specs {path}: expected {{dataset: {{field: value, …}}, …}}, got {_kind(content)}")
-    specs = {}
     for name, fields in content.items():
         if not isinstance(name, str):
             raise SpecError(f"--dataset_specs {path}: expected the name of a dataset, got {_kind(name)}")
         try:
             check_name("name", name, SpecError)
-            if not isinstance(fields, dict):
-                raise SpecError(f"expected fields and values, got {_kind(fields)}")
-            spec = _from_fields(fields)
-            missing = [field for field in _REQUIRED if field not in fields]
-            if missing:
-                raise SpecError(f"missing {', '.join(missing)}")
         except SpecError as error:
             raise SpecError(f"--dataset_specs {path}: {name}: {error}") from error
-        specs[name] = spec
-    return specs
+        if not isinstance(fields, dict):
+            raise SpecError(f"--dataset_specs {path}: {name}: expected fields and values, got {_kind(fields)}")
+    return content
+
+
+def spec_of(fields: Mapping[str, Any], where: str, required: Iterable[str] = ()) -> DatasetSpec:
+    """The description with these values; `SpecError` for a faulty one or missing fields, which begins with `where`."""
+    try:
+        spec = _from_fields(fields)
+        if missing := [field for field in required if field not in fields]:
+            raise SpecError(f"missing {', '.join(missing)}")
+        return spec
+    except SpecError as error:
+        raise SpecError(f"{where}: {error}") from error
 
 
 def _from_fields(fields: Mapping[str, Any]) -> DatasetSpec:

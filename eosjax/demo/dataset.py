@@ -23,7 +23,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from eosjax.data.rlds.process import exit_with, run_module
+from eosjax.data.process import exit_with, run_module
 from eosjax.demo.render import SIZE, render
 from eosjax.demo.simulator import SUBSTEP_ACTIONS, Rollout, instruction, simulate, substep_instructions
 

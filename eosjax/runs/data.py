@@ -15,7 +15,8 @@ from eosjax.data.labels import Labels, import_labels, join_labels, task_labels
 from eosjax.data.samples.mixture import LabelledDataset, Mixture, check_conventions, check_unscaled, stats_of
 from eosjax.data.samples.source import SampleSource, split_mixture
 from eosjax.data.samples.tokens import PromptTokenizer
-from eosjax.data.specs import DatasetSpec, spec_for
+from eosjax.data.sources import describe
+from eosjax.data.specs import DatasetSpec
 from eosjax.data.stats import DatasetStats
 from eosjax.demo.dataset import ensure_demo
 from eosjax.runs.policy_source import PolicySource
@@ -43,12 +44,12 @@ def open_data(config: TrainConfig, policy: PolicySource) -> RunData:
 
     Raises:
       eosjax.data.specs.SpecError: a dataset that nobody has described.
-      eosjax.data.rlds.info.DatasetError: a dataset cannot be read.
+      eosjax.data.episode.DatasetError: a dataset cannot be read.
       eosjax.data.labels.LabelError: the labels do not fit a dataset; lists the episodes.
       UserError: datasets that cannot be mixed, or have fewer cameras than `num_images_in_input`; actions that are far from -1 to 1 and
         not normalised.
     """
-    specs = {member.name: spec_for(member.name, config.dataset_specs) for member in config.mixture}
+    specs = {member.name: describe(config.data_root_dir, member.name, config.dataset_specs) for member in config.mixture}
     model = policy.vla_config(config, specs[config.mixture[0].name])
     return _open(config, specs, policy.tokenizer, model.dino.image_size)
 
@@ -100,7 +101,7 @@ def open_other_data(config: TrainConfig, record: RunRecord, like: DatasetRecord,
     if len(config.mixture) != 1:
         raise UserError(f"--dataset_name {config.dataset_name}: expected one dataset to evaluate on, got {len(config.mixture)}")
     name = config.mixture[0].name
-    spec = spec_for(name, config.dataset_specs)
+    spec = describe(config.data_root_dir, name, config.dataset_specs)
     found = [each for each in differences(like.spec, spec) if each.what.partition(".")[0] not in _PLACES]
     if found:
         raise UserError(

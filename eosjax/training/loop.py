@@ -75,7 +75,7 @@ def run(config: TrainConfig, report: Report | None = None) -> None:
     Raises:
       ConfigError: the configuration cannot be run.
       eosjax.runs.lock.LockedError: another process trains in the folder of the run.
-      eosjax.data.rlds.info.DatasetError, eosjax.data.labels.LabelError: the data cannot be used.
+      eosjax.data.episode.DatasetError, eosjax.data.labels.LabelError: the data cannot be used.
       eosjax.data.labels.plausibility.ImplausibleError: labels that cannot be those of a robot.
       eosjax.runs.checkpoint.CheckpointError: `resume` without a usable checkpoint.
     """

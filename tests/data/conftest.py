@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from eosjax.data.episode import Episode
 from eosjax.data.frames.build import write_store
 from eosjax.data.frames.store import FrameStore
 from eosjax.data.labels import Labels
-from eosjax.data.rlds.episodes import Episode
 from eosjax.data.samples.mixture import LabelledDataset, Mixture, stats_of
 from eosjax.data.samples.source import SampleSource
 from eosjax.data.samples.tokens import demo_tokenizer

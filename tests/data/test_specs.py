@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eosjax.data.specs import DatasetSpec, SpecError, load_specs, spec_for
+from eosjax.data.specs import DatasetSpec, SpecError, load_fields, spec_for
 
 OWN = """
 my_robot:
@@ -140,7 +140,7 @@ def test_unknown_dataset_lists_the_nearest_first(write):
         ("[images/top, images/side]", "[images/top, 3]", r"image_keys, entry 1: expected text, got 3 \(int\)"),
         ("[images/top, images/side]", "[]", "image_keys: expected at least one key"),
         ("[images/top, images/side]", "[a, a]", "image_keys: .* none twice"),
-        ("as_stored", "open", "gripper: expected 'minus_open_plus_closed' or 'binarised' or 'as_stored', got 'open'"),
+        ("as_stored", "open", "gripper: expected 'minus_open_plus_closed' or 'binarised' or 'percent_open' or 'as_stored', got 'open'"),
         ("action_size: 9", "action_size: nine", r"action_size: expected a whole number, got 'nine' \(str\)"),
         ("action_size: 9", "action_size: true", r"action_size: expected a whole number, got True \(bool\)"),
         ("action_size: 9", "action_size: 0", "action_size: expected a number above 0, up to 10,000, got 0"),
@@ -157,7 +157,7 @@ def test_faulty_descriptions_name_the_file_the_dataset_and_the_field(write, befo
     assert before in OWN
     path = write(OWN.replace(before, after))
     with pytest.raises(SpecError, match=f"{path}: my_robot: {message}"):
-        load_specs(path)
+        spec_for("my_robot", path)
 
 
 @pytest.mark.parametrize(
@@ -172,13 +172,13 @@ def test_faulty_descriptions_name_the_file_the_dataset_and_the_field(write, befo
 def test_files_that_are_no_descriptions(write, text, message):
     path = write(text)
     with pytest.raises(SpecError, match=f"--dataset_specs {path}: {message}"):
-        load_specs(path)
+        load_fields(path)
 
 
 def test_a_field_or_a_dataset_twice_is_refused(write):
     for text in (OWN + OWN, OWN + "  action_size: 7\n"):
         with pytest.raises(SpecError, match=r"--dataset_specs .*specs.yaml: repeated key: '(my_robot|action_size)' twice"):
-            load_specs(write(text))
+            load_fields(write(text))
 
 
 def test_missing_file(tmp_path):

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from eosjax.config import TrainConfig
+from eosjax.data.episode import Episode
 from eosjax.data.frames.build import write_store
 from eosjax.data.frames.store import FrameStore
 from eosjax.data.labels import LabelError
 from eosjax.data.labels.plausibility import ImplausibleError
-from eosjax.data.rlds.episodes import Episode
 from eosjax.flag_values import ConfigError
 from eosjax.runs.data import dataset_records, open_data, reopen_data
 from eosjax.runs.policy_source import PolicySource

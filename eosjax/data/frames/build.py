@@ -16,10 +16,10 @@ import numpy as np
 from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue]
 from tqdm import tqdm
 
-from eosjax.data.frames.store import Part, episode_digest, pack_images, part_file
-from eosjax.data.rlds.episodes import Episode, read_episodes
-from eosjax.data.rlds.info import DatasetError, num_episodes
-from eosjax.data.rlds.process import exit_with
+from eosjax.data.episode import DatasetError, Episode
+from eosjax.data.frames.store import EpisodeDigest, Part, pack_images, part_file
+from eosjax.data.process import exit_with
+from eosjax.data.sources import find_source
 from eosjax.data.specs import DatasetSpec
 from eosjax.types import UserError
 
@@ -35,7 +35,7 @@ def build_store(data_root: str | Path, name: str, spec: DatasetSpec, folder: Pat
     started it. The system releases the lock when this process ends, for whatever reason.
 
     Raises:
-        DatasetError: see `eosjax.data.rlds.episodes.read_episodes`. The unfinished store is then removed.
+        DatasetError: what the source refuses. The unfinished store is then removed.
     """
     with open(folder.with_name(folder.name + ".lock"), "w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -44,9 +44,10 @@ def build_store(data_root: str | Path, name: str, spec: DatasetSpec, folder: Pat
         building = folder.with_name(f".{folder.name}.building")
         building.mkdir(exist_ok=True)
         start = finished_episodes(building)
+        source = find_source(data_root, name)
         progress = tqdm(
-            read_episodes(data_root, name, spec, start),
-            total=num_episodes(data_root, name),
+            source.read_episodes(spec, start),
+            total=source.num_episodes(),
             initial=start,
             desc=f"building the frame store of {name}",
             unit="episode",
@@ -70,7 +71,7 @@ def finished_episodes(folder: Path) -> int:
 
 
 def write_store(episodes: Iterator[Episode], name: str, folder: Path, part_bytes: int = _PART_BYTES) -> None:
-    """Completes the store in the existing `folder`. Holds the images of one episode at a time.
+    """Completes the store in the existing `folder`. Holds the images of one step at a time if the episodes read them as they go.
 
     Args:
         episodes: the episodes that are not in a finished part yet (see `finished_episodes`).
@@ -110,12 +111,14 @@ def _write_part(episodes: Iterator[Episode], folder: Path, number: int, part_byt
     rows, size = [], 0
     try:
         for episode in itertools.chain([first], episodes):
-            records = [pack_images(views) for views in zip(*episode.images, strict=True)]
-            for record in records:
+            digest = EpisodeDigest()
+            for views in zip(*episode.images, strict=True):
+                record = pack_images(views)
                 writer.write(record)
+                digest.add(record)
                 size += len(record)
-            digest = episode_digest(records, episode.actions, episode.proprio, episode.task)
-            rows.append((episode.actions, episode.proprio, len(episode), episode.task, episode.file_path, digest))
+            digest.close(episode.actions, episode.proprio, episode.task)
+            rows.append((episode.actions, episode.proprio, len(episode), episode.task, episode.file_path, digest.hex))
             if size >= part_bytes:
                 break
     finally:

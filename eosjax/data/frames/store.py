@@ -1,4 +1,4 @@
-"""The frame store: an RLDS dataset as random-access frames on disk, built once and then read without TensorFlow.
+"""The frame store: a dataset as random-access frames on disk, built once and then read without TensorFlow and video decoders.
 
 A store is a folder of parts, each some hundred megabytes of whole episodes: `part-N.array_record` (a record a frame: the encoded
 images), `part-N.npz` (actions, proprio, lengths of the episodes) and `part-N.json` (texts, file sizes), and of `store.json`, which
@@ -12,16 +12,16 @@ import hashlib
 import json
 import struct
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue]
 
-from eosjax.data.rlds.info import DatasetError, dataset_dir
-from eosjax.data.rlds.process import run_module
-from eosjax.data.rlds.tfrecord import record_checksums
+from eosjax.data.episode import DatasetError
+from eosjax.data.process import run_module
+from eosjax.data.sources import find_source
 from eosjax.data.specs import DatasetSpec
 from eosjax.documents import read_json
 from eosjax.runtime import cache_root
@@ -31,7 +31,6 @@ FORMAT_VERSION = 4  # part of the fingerprint: raise it when the files of a stor
 # Fields of a description that say how a store is used, not what is in it.
 _NOT_STORED = ("action_mask", "normalisation", "chunk", "control_hz")
 _LENGTH = struct.Struct("<I")
-_SAMPLE_BYTES = 1 << 16
 _DAMAGED = "delete this folder to build it again"
 # What reading a file of a store raises if something else has written to it (`DocumentError` is a ValueError).
 _DAMAGES = (OSError, KeyError, TypeError, ValueError, EOFError, zipfile.BadZipFile)
@@ -46,7 +45,7 @@ class Part:
     lengths: np.ndarray  # i64 [e]
     tasks: list[str]
     file_paths: list[str]
-    digests: list[str]  # of the content of each episode, see `episode_digest`
+    digests: list[str]  # of the content of each episode, see `EpisodeDigest`
 
     @classmethod
     def load(cls, folder: Path, number: int) -> Part:
@@ -147,11 +146,11 @@ def open_store(data_root: str | Path, name: str, spec: DatasetSpec, cache_dir: s
     Args:
         data_root: folder of the datasets.
         name: dataset name.
-        spec: its description; see `eosjax.data.specs.spec_for`.
+        spec: its description; see `eosjax.data.sources.describe`.
         cache_dir: folder of the stores; None for `cache_root()`.
 
     Raises:
-        DatasetError: see `eosjax.data.rlds.episodes.read_episodes`; or a damaged store.
+        DatasetError: what the source refuses; or a damaged store.
     """
     try:
         folder = store_folder(data_root, name, spec, cache_dir)
@@ -178,53 +177,36 @@ def store_folder(data_root: str | Path, name: str, spec: DatasetSpec, cache_dir:
 def source_fingerprint(data_root: str | Path, name: str, spec: DatasetSpec) -> str:
     """Hex digest of what a store is made of: the dataset's metadata and contents, and the description.
 
-    Reading all of a dataset at each start would take longer than anything else there. A TFRecord file has a checksum of every record
-    (CRC-32C) beside its length: together they change with any byte of the records, and are 16 bytes to read for an episode. Their
-    times do not count, so that a copy of the dataset has its fingerprint. Of other formats the size, the time of the last change and
-    three samples count: a copy may get a store of its own.
+    Reading all of a dataset at each start would take longer than anything else there: see `content` of its source.
     """
-    folder = dataset_dir(data_root, name)
     fields = {field: value for field, value in dataclasses.asdict(spec).items() if field not in _NOT_STORED}
     digest = hashlib.sha256(json.dumps([FORMAT_VERSION, fields], sort_keys=True).encode())
-    for path in sorted(path for path in folder.iterdir() if path.is_file()):
-        is_metadata = path.name in ("dataset_info.json", "features.json")
-        if path.suffix == ".json" and not is_metadata:
-            continue  # programs put their statistics beside a dataset
-        digest.update(f"\n{path.name} {path.stat().st_size}\n".encode())
-        if is_metadata:
-            digest.update(path.read_bytes())
-        elif ".tfrecord" in path.name:
-            digest.update(record_checksums(path))
-        else:
-            digest.update(_samples(path))
+    for piece in find_source(data_root, name).content(spec):
+        digest.update(piece)
     return digest.hexdigest()
 
 
-def _samples(path: Path) -> bytes:
-    """The time of the last change of a file, its beginning, middle and end."""
-    size, changed = path.stat().st_size, path.stat().st_mtime_ns
-    with open(path, "rb") as file:
-        pieces = [changed.to_bytes(8, "little", signed=True)]
-        for start in (0, size // 2, max(size - _SAMPLE_BYTES, 0)):
-            file.seek(start)
-            pieces.append(file.read(_SAMPLE_BYTES))
-    return b"".join(pieces)
+class EpisodeDigest:
+    """SHA-256 of the content of an episode, record by record; see `pack_images`."""
 
+    def __init__(self):
+        self._digest = hashlib.sha256()
 
-def episode_digest(records: Iterable[bytes], actions: np.ndarray, proprio: np.ndarray, task: str) -> str:
-    """SHA-256 of the content of an episode, in hex.
+    def add(self, record: bytes) -> None:
+        """The next part of the content."""
+        self._digest.update(len(record).to_bytes(8, "little"))
+        self._digest.update(record)
 
-    Args:
-        records: of its frames, as `pack_images` makes them.
-        actions: f32 [T a].
-        proprio: f32 [T p].
-        task: its instruction.
-    """
-    digest = hashlib.sha256()
-    for part in (*records, *(np.ascontiguousarray(column, "<f4").tobytes() for column in (actions, proprio)), task.encode()):
-        digest.update(len(part).to_bytes(8, "little"))
-        digest.update(part)
-    return digest.hexdigest()
+    def close(self, actions: np.ndarray, proprio: np.ndarray, task: str) -> None:
+        """What follows the images: actions f32 [T a], proprio f32 [T p] and the task instruction."""
+        for column in (actions, proprio):
+            self.add(np.ascontiguousarray(column, "<f4").tobytes())
+        self.add(task.encode())
+
+    @property
+    def hex(self) -> str:
+        """The digest of what was added."""
+        return self._digest.hexdigest()
 
 
 def pack_images(views: Sequence[bytes]) -> bytes:

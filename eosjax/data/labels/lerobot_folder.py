@@ -17,28 +17,10 @@ import pyarrow.compute as pc
 
 from eosjax.data.labels.files import column_names, is_count, read_columns, read_json
 from eosjax.data.labels.table import Problem, refused
-from eosjax.fields import Field, check_fields, show, table
+from eosjax.data.lerobot.info import FASTEST, INFO_FIELDS
+from eosjax.fields import check_fields, show
 from eosjax.types import UserError
 
-INFO = table(
-    Field("codebase_version", "honoured", "v3: the layout of the folder"),
-    Field("fps", "honoured", "frames per second: assigns times to frames"),
-    Field(
-        "data_path",
-        "refused",
-        "frames are looked for in data/*/*.parquet",
-        accepts=("data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet", None),
-    ),
-    Field("features", "harmless", "the columns of the files themselves are read"),
-    *(
-        Field(name, "harmless", "for people, or about the making of the dataset")
-        for name in (
-            "robot_type total_episodes total_frames total_tasks total_videos total_chunks chunks_size data_files_size_in_mb "
-            "video_files_size_in_mb splits video_path image_path audio_path"
-        ).split()
-    ),
-)
-_FASTEST = 1e6  # frames per second
 _LATEST = 2.0**31  # frame
 _WHOLE = pa.int64()
 
@@ -107,13 +89,13 @@ def _read_fps(path: Path) -> float:
     """Frames per second, of an `info.json` whose other fields are checked."""
     info = read_json(path)
     try:
-        info = check_fields(info, INFO, path.name, UserError)
+        info = check_fields(info, INFO_FIELDS, path.name, UserError)
     except UserError as error:
         raise refused(path, "wrong shape", str(error)) from error
     version, fps = info.get("codebase_version"), info.get("fps")
     if not isinstance(version, str) or not version.startswith("v3."):
         raise refused(path, "wrong shape", f"codebase_version: expected v3, got {show(version)}; convert the dataset with lerobot")
-    if not isinstance(fps, int | float) or not 0 < fps <= _FASTEST:
+    if not isinstance(fps, int | float) or not 0 < fps <= FASTEST:
         raise refused(path, "wrong shape", f"fps: expected a number above 0, got {show(fps)}")
     return float(fps)
 

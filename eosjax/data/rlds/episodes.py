@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue]
-from PIL import Image
 
-from eosjax.data.images.headers import read_header
-from eosjax.data.rlds.info import DatasetError, Shards, dataset_dir, open_dataset
+from eosjax.data.episode import DatasetError, Episode, check_image, matrix
+from eosjax.data.rlds.info import Shards, open_dataset
 from eosjax.data.rlds.tfrecord import RecordError, read_records
 from eosjax.data.specs import DatasetSpec, SpecError
 
@@ -22,30 +20,14 @@ _OPEN_SHARDS = 16
 _BLOCK = 16
 
 
-@dataclasses.dataclass(frozen=True)
-class Episode:
-    """One episode of T steps; T may be 0. It is identified by its position in the dataset: `file_path` names the task, not the episode."""
-
-    index: int
-    images: tuple[list[bytes], ...]  # per camera of the spec: T encoded images
-    actions: np.ndarray  # f32 [T a], gripper 1 = open
-    proprio: np.ndarray  # f32 [T p]
-    task: str  # the task instruction; "" where the steps have it and there are none
-    file_path: str
-
-    def __len__(self) -> int:
-        return len(self.actions)
-
-
-def read_episodes(data_root: str | Path, name: str, spec: DatasetSpec, start: int = 0) -> Iterator[Episode]:
+def read_episodes(folder: Path, spec: DatasetSpec, start: int = 0) -> Iterator[Episode]:
     """Episodes of the `train` split in the dataset's own order, which defines the episode numbers of label files.
 
     For TFRecord that is the order of `builder.as_dataset(split="train", shuffle_files=False)`, for ArrayRecord (which has no
     `as_dataset`) that of `builder.as_data_source(split="train")`. Images stay encoded, one episode is in memory at a time.
 
     Args:
-        data_root: folder of the datasets.
-        name: the dataset.
+        folder: of the version of the dataset, as `dataset_dir` finds it.
         spec: its description.
         start: first episode to yield; earlier ones are skipped without decoding.
 
@@ -53,7 +35,6 @@ def read_episodes(data_root: str | Path, name: str, spec: DatasetSpec, start: in
         DatasetError: missing dataset, shard or feature, wrong shape, NaN or infinity, no image, unreadable shard; names the
             file, the episode and the step.
     """
-    folder = dataset_dir(data_root, name)
     features, shards = open_dataset(folder)
     layout = _Layout.of(folder, features, spec)
     order = episode_order([length for _, length in shards.files], _OPEN_SHARDS if shards.in_turn else 1)
@@ -180,9 +161,9 @@ class _Layout:
             steps = list(example["steps"])
         except Exception as error:  # protobuf, NumPy and TFDS raise many kinds for bytes that are no episode
             raise DatasetError(f"{where}: does not decode: {type(error).__name__}: {error}") from error
-        stored_actions = _matrix([_at(step, self.action) for step in steps], "actions", self.spec.action_size, where)
+        stored_actions = matrix([_at(step, self.action) for step in steps], "actions", self.spec.action_size, where)
         states = [np.concatenate([np.ravel(_at(step, state)) for state in self.states]) for step in steps]
-        stored_proprio = _matrix(states, "proprio", self.spec.proprio_size, where)
+        stored_proprio = matrix(states, "proprio", self.spec.proprio_size, where)
         kept = self.spec.kept_steps(len(steps))
         try:
             actions = self.spec.standard_actions(stored_actions, stored_proprio)
@@ -190,7 +171,8 @@ class _Layout:
             raise DatasetError(f"{where}: actions: {error}") from error
         images = tuple([_at(step, camera) for step in steps[kept]] for camera in self.images)
         for camera, pictures in zip(self.images, images, strict=True):
-            _check_images(pictures, f"{where}, {'/'.join(camera)}")
+            for step, picture in enumerate(pictures):
+                check_image(picture, step, f"{where}, {'/'.join(camera)}")
         return Episode(
             index=index,
             images=images,
@@ -254,39 +236,3 @@ def _text(data: bytes, field: str, where: str) -> str:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise DatasetError(f"{where}: {field}: expected text in UTF-8, got {data!r:.80} ({error.reason} at byte {error.start})") from error
-
-
-def _matrix(rows: Sequence[np.ndarray], field: str, size: int, where: str) -> np.ndarray:
-    """The rows as f32 [T size]; `DatasetError` for another size, NaN or infinity."""
-    for step, row in enumerate(rows):
-        if np.shape(row) != (size,):
-            raise DatasetError(f"{where}: {field}: expected shape [{size}] in each step, got {list(np.shape(row))} in step {step}")
-    with np.errstate(over="ignore"):  # what float32 does not hold becomes infinity
-        values = np.array(rows, np.float32).reshape(-1, size)
-    bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
-    if bad.size:
-        raise DatasetError(
-            f"{where}, step {bad[0]}: {field} has NaN or infinity: {values[bad[0]].tolist()} ({bad.size} such steps in the episode)"
-        )
-    return values
-
-
-def _check_images(pictures: Sequence[bytes], where: str) -> None:
-    """Finds bytes that are no JPEG or PNG, are truncated or are not 8-bit RGB, without decoding all; `where` names the camera.
-
-    Decoding would cost more than all other work of a build. So only the first image of an episode is decoded. Of the others, the
-    headers are read; the loader reports an image that is damaged in between.
-    """
-    for step, data in enumerate(pictures):
-        header = read_header(data)
-        if header is None:
-            raise DatasetError(f"{where}, step {step}: {len(data)} bytes that are no whole JPEG or PNG image")
-        if not header.is_rgb:
-            raise DatasetError(f"{where}, step {step}: expected an 8-bit RGB image, got {header}")
-    if not pictures:
-        return
-    try:
-        with Image.open(io.BytesIO(pictures[0]), formats=("JPEG", "PNG")) as image:
-            image.load()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DatasetError(f"{where}, step 0: does not decode as JPEG or PNG: {error}") from error

@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from eosjax.data.episode import DatasetError
 from eosjax.documents import DocumentError, read_json
 from eosjax.fields import Field, check_fields, show, table
-from eosjax.types import UserError
 
 SPLIT = "train"
 INFO, FEATURES = "dataset_info.json", "features.json"
@@ -48,10 +48,6 @@ SPLIT_INFO = table(
 )
 
 
-class DatasetError(UserError):
-    """A dataset that is missing, has another layout than its description, or holds values that cannot be trained on."""
-
-
 class Shards(NamedTuple):
     """The files of a split in the order in which they are opened, and how they are read."""
 
@@ -70,16 +66,16 @@ def dataset_dir(data_root: str | Path, name: str) -> Path:
     versions = sorted((root / name).glob(f"*/{INFO}"), key=lambda info: _version_key(info.parent.name))
     if versions:
         return versions[-1].parent
-    found = sorted({info.parent.parent.name for info in root.glob(f"*/*/{INFO}")})
+    found = sorted({info.parent.parent.name for pattern in (f"*/*/{INFO}", "*/meta/info.json") for info in root.glob(pattern)})
     raise DatasetError(
-        f"data_root_dir: no dataset {name!r} in {root}: expected {root / name}/<version>/{INFO}; "
+        f"data_root_dir: no dataset {name!r} in {root}: expected {root / name}/<version>/{INFO} or meta/info.json; "
         + (f"datasets found there: {', '.join(found)}" if found else "no dataset found there")
     )
 
 
-def num_episodes(data_root: str | Path, name: str) -> int:
-    """Number of episodes that the dataset's `dataset_info.json` announces for the `train` split; `DatasetError` as `open_dataset`."""
-    return sum(_shard_lengths(dataset_dir(data_root, name) / INFO))
+def num_episodes(folder: Path) -> int:
+    """Number of episodes that `dataset_info.json` in a folder announces for the `train` split; `DatasetError` as `open_dataset`."""
+    return sum(_shard_lengths(folder / INFO))
 
 
 def open_dataset(folder: Path) -> tuple[Any, Shards]:

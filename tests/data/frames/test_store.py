@@ -13,11 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from eosjax.data.episode import DatasetError
 from eosjax.data.frames.build import finished_episodes, write_store
 from eosjax.data.frames.store import FrameStore, open_store, source_fingerprint, store_folder
 from eosjax.data.images.transforms import decode
 from eosjax.data.rlds.episodes import read_episodes
-from eosjax.data.rlds.info import DatasetError, dataset_dir
+from eosjax.data.rlds.info import dataset_dir
 from eosjax.data.rlds.tfrecord import masked_crc32c
 from eosjax.data.specs import DatasetSpec, spec_for
 
@@ -70,7 +71,7 @@ def test_store_holds_what_the_dataset_holds(tiny, tiny_cache):
 
 def assert_holds_the_dataset(store, tiny):
     assert np.diff(store.episode_starts).tolist() == tiny.lengths
-    for episode in read_episodes(tiny.root, tiny.name, LIBERO):
+    for episode in read_episodes(dataset_dir(tiny.root, tiny.name), LIBERO):
         start, stop = store.episode_starts[episode.index : episode.index + 2]
         np.testing.assert_array_equal(store.actions[start:stop], episode.actions)
         np.testing.assert_array_equal(store.proprio[start:stop], episode.proprio)
@@ -102,7 +103,7 @@ def test_the_description_reaches_the_build(tiny, tmp_path):
 
 
 def test_a_store_of_several_parts(tiny, tmp_path):
-    write_store(read_episodes(tiny.root, tiny.name, LIBERO), tiny.name, tmp_path, SMALL)
+    write_store(read_episodes(dataset_dir(tiny.root, tiny.name), LIBERO), tiny.name, tmp_path, SMALL)
     assert len(list(tmp_path.glob("*.array_record"))) > 2
     store = FrameStore(tmp_path)
     assert_holds_the_dataset(store, tiny)
@@ -111,7 +112,7 @@ def test_a_store_of_several_parts(tiny, tmp_path):
 
 def test_the_fingerprint_is_that_of_the_content(tiny, tiny_cache, tmp_path):
     """However the store is cut into parts and wherever the source files said they were; any other value, image or task makes another."""
-    episodes = list(read_episodes(tiny.root, tiny.name, LIBERO))
+    episodes = list(read_episodes(dataset_dir(tiny.root, tiny.name), LIBERO))
 
     def stored(changed, part_bytes=SMALL):
         folder = Path(tempfile.mkdtemp(dir=tmp_path))
@@ -135,12 +136,13 @@ def test_a_killed_build_is_taken_up_and_gives_the_same_store_byte_by_byte(tiny, 
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     whole.mkdir()
     killed.mkdir()
-    write_store(read_episodes(tiny.root, tiny.name, LIBERO), tiny.name, whole, SMALL)
+    write_store(read_episodes(dataset_dir(tiny.root, tiny.name), LIBERO), tiny.name, whole, SMALL)
     code = f"""
 import os, signal
 from pathlib import Path
 from eosjax.data.frames.build import write_store
 from eosjax.data.rlds.episodes import read_episodes
+from eosjax.data.rlds.info import dataset_dir
 from eosjax.data.specs import DatasetSpec
 
 def dying(episodes):
@@ -149,7 +151,8 @@ def dying(episodes):
             os.kill(os.getpid(), signal.SIGKILL)
         yield episode
 
-write_store(dying(read_episodes({str(tiny.root)!r}, {tiny.name!r}, DatasetSpec())), {tiny.name!r}, Path({str(killed)!r}), {SMALL})
+episodes = read_episodes(dataset_dir({str(tiny.root)!r}, {tiny.name!r}), DatasetSpec())
+write_store(dying(episodes), {tiny.name!r}, Path({str(killed)!r}), {SMALL})
 """
     child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert child.returncode == -signal.SIGKILL, child.stderr
@@ -159,17 +162,17 @@ write_store(dying(read_episodes({str(tiny.root)!r}, {tiny.name!r}, DatasetSpec()
     start = finished_episodes(killed)
     assert 0 < start < 6
     assert not unfinished & set(files_of(killed))
-    write_store(read_episodes(tiny.root, tiny.name, LIBERO, start), tiny.name, killed, SMALL)
+    write_store(read_episodes(dataset_dir(tiny.root, tiny.name), LIBERO, start), tiny.name, killed, SMALL)
     assert files_of(killed) == files_of(whole)
 
 
 def test_finished_parts_after_a_damaged_one_are_made_again(tiny, tmp_path):
-    write_store(read_episodes(tiny.root, tiny.name, LIBERO), tiny.name, tmp_path, SMALL)
+    write_store(read_episodes(dataset_dir(tiny.root, tiny.name), LIBERO), tiny.name, tmp_path, SMALL)
     before = files_of(tmp_path)
     (tmp_path / "part-00001.npz").write_bytes(b"half")
     start = finished_episodes(tmp_path)
     assert set(files_of(tmp_path)) == {"part-00000.array_record", "part-00000.npz", "part-00000.json"}
-    write_store(read_episodes(tiny.root, tiny.name, LIBERO, start), tiny.name, tmp_path, SMALL)
+    write_store(read_episodes(dataset_dir(tiny.root, tiny.name), LIBERO, start), tiny.name, tmp_path, SMALL)
     assert files_of(tmp_path) == before
 
 
@@ -180,9 +183,10 @@ def test_a_builder_whose_starter_dies_keeps_the_others_out(tiny, tmp_path):
 import sys
 from pathlib import Path
 from eosjax.data.frames import build
+from eosjax.data.rlds import source
 from eosjax.data.specs import DatasetSpec
 
-read = build.read_episodes
+read = source.RldsSource.read_episodes
 
 def pausing(*args):
     for episode in read(*args):
@@ -191,7 +195,7 @@ def pausing(*args):
             sys.stdin.readline()
         yield episode
 
-build.read_episodes = pausing
+source.RldsSource.read_episodes = pausing
 build.build_store({str(tiny.root)!r}, {tiny.name!r}, DatasetSpec(), Path({str(folder)!r}))
 """
     starter = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {builder!r}])"
@@ -341,7 +345,7 @@ def test_a_dataset_that_may_not_be_read(tiny, tmp_path, monkeypatch):
     def refuse(path):
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr("eosjax.data.frames.store.record_checksums", refuse)
+    monkeypatch.setattr("eosjax.data.rlds.source.record_checksums", refuse)
     with pytest.raises(DatasetError, match="libero_goal_no_noops-train.tfrecord-00000-of-00002: cannot be read: Permission denied"):
         open_store(tiny.root, tiny.name, LIBERO, tmp_path)
 

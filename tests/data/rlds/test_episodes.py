@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from eosjax.data.episode import DatasetError
 from eosjax.data.images.transforms import decode
 from eosjax.data.rlds.episodes import read_episodes
-from eosjax.data.rlds.info import DatasetError, dataset_dir
+from eosjax.data.rlds.info import dataset_dir
 from eosjax.data.specs import DatasetSpec, spec_for
 
 LIBERO = DatasetSpec()
@@ -55,7 +56,7 @@ def depth() -> bytes:
 
 
 def test_episodes_come_in_the_datasets_order_with_their_values(tiny):
-    episodes = list(read_episodes(tiny.root, tiny.name, spec_for(tiny.name)))
+    episodes = list(read_episodes(dataset_dir(tiny.root, tiny.name), spec_for(tiny.name)))
     assert [len(episode) for episode in episodes] == tiny.lengths
     assert [episode.index for episode in episodes] == list(range(len(tiny.numbers)))
     assert tiny.numbers != sorted(tiny.numbers)  # TFDS shuffles when it writes: the order is worth testing
@@ -72,24 +73,24 @@ def test_episodes_come_in_the_datasets_order_with_their_values(tiny):
 def test_many_shards_are_interleaved_as_tfds_does(tiny):
     shards = [int(place.split("/")[0]) for place in tiny.many]
     assert shards != sorted(shards)
-    assert [episode.file_path for episode in read_episodes(tiny.root, "many", LIBERO)] == tiny.many
+    assert [episode.file_path for episode in read_episodes(dataset_dir(tiny.root, "many"), LIBERO)] == tiny.many
 
 
 @pytest.mark.parametrize("start", [1, 16, 100, 335])
 def test_reading_from_an_episode_on(tiny, start):
-    episodes = list(itertools.islice(read_episodes(tiny.root, "many", LIBERO, start), 40))
+    episodes = list(itertools.islice(read_episodes(dataset_dir(tiny.root, "many"), LIBERO, start), 40))
     assert [episode.file_path for episode in episodes] == tiny.many[start : start + 40]
     assert [episode.index for episode in episodes] == list(range(len(tiny.many)))[start : start + 40]
 
 
 def test_libero_gripper_becomes_one_for_open(tiny):
-    episode = next(read_episodes(tiny.root, tiny.name, spec_for(tiny.name)))
+    episode = next(read_episodes(dataset_dir(tiny.root, tiny.name), spec_for(tiny.name)))
     stored_closed = np.arange(len(episode)) % 2 == 1
     np.testing.assert_array_equal(episode.actions[:, 6], np.where(stored_closed, 0.0, 1.0))
 
 
 def test_array_record_in_another_layout(tiny, other):
-    episodes = list(read_episodes(tiny.root, "other", other))
+    episodes = list(read_episodes(dataset_dir(tiny.root, "other"), other))
     assert tiny.other_numbers != sorted(tiny.other_numbers)
     assert [len(episode) for episode in episodes] == [tiny.lengths[tiny.numbers.index(number)] for number in tiny.other_numbers]
     for number, episode in zip(tiny.other_numbers, episodes, strict=True):
@@ -101,19 +102,19 @@ def test_array_record_in_another_layout(tiny, other):
         assert (episode.task, episode.file_path) == (f"Do task {number % 3}", "")
         for view, images in enumerate(episode.images):
             assert decode(images[1])[0, 0].tolist() == [number * 20, 10, view * 100]
-    assert [episode.index for episode in read_episodes(tiny.root, "other", other, 5)] == [5, 6, 7]
+    assert [episode.index for episode in read_episodes(dataset_dir(tiny.root, "other"), other, 5)] == [5, 6, 7]
 
 
 def test_instruction_of_the_episode(tiny):
     spec = dataclasses.replace(LIBERO, instruction_key="episode_metadata/file_path")
-    episode = next(read_episodes(tiny.root, tiny.name, spec))
+    episode = next(read_episodes(dataset_dir(tiny.root, tiny.name), spec))
     assert episode.task == episode.file_path
 
 
 def test_steps_that_a_description_leaves_out(tiny):
     spec = dataclasses.replace(LIBERO, skip_first=1, motion="reached_states")
-    whole = list(read_episodes(tiny.root, tiny.name, LIBERO))
-    for episode, full in zip(read_episodes(tiny.root, tiny.name, spec), whole, strict=True):
+    whole = list(read_episodes(dataset_dir(tiny.root, tiny.name), LIBERO))
+    for episode, full in zip(read_episodes(dataset_dir(tiny.root, tiny.name), spec), whole, strict=True):
         assert len(episode) == len(full) - 2
         np.testing.assert_array_equal(episode.proprio, full.proprio[1:-1])
         np.testing.assert_array_equal(episode.actions[:, :6], np.diff(full.proprio[1:], axis=0)[:, :6])
@@ -137,7 +138,7 @@ def test_steps_that_a_description_leaves_out(tiny):
 )
 def test_another_layout_than_described(tiny, change, message):
     with pytest.raises(DatasetError, match=message):
-        next(read_episodes(tiny.root, tiny.name, dataclasses.replace(LIBERO, **change)))
+        next(read_episodes(dataset_dir(tiny.root, tiny.name), dataclasses.replace(LIBERO, **change)))
 
 
 @pytest.mark.parametrize("image", [{"shape": (16, 16, 4)}, {"shape": (16, 16, 1), "dtype": np.float32}, {"dtype": np.uint16}])
@@ -150,18 +151,18 @@ def test_images_of_depth_are_refused_by_their_feature(tiny, copy, image):
     features["steps"]["observation"]._feature_dict["wrist_image"] = changed
     features.save_config(str(folder))
     with pytest.raises(DatasetError, match="feature steps/observation/wrist_image: expected an Image of three channels of uint8"):
-        next(read_episodes(root, tiny.name, LIBERO))
+        next(read_episodes(dataset_dir(root, tiny.name), LIBERO))
 
 
 def test_a_key_with_two_meanings_is_refused(tiny, other):
     spec = dataclasses.replace(other, action_key="action")
     with pytest.raises(DatasetError, match="action_key: 'action' may mean steps/observation/action or steps/action; write which one"):
-        next(read_episodes(tiny.root, "other", spec))
+        next(read_episodes(dataset_dir(tiny.root, "other"), spec))
 
 
 def test_nan_names_file_episode_and_step(tiny):
     with pytest.raises(DatasetError, match=r"libero_10-train.tfrecord-\d+-of-\d+: episode 0, step 2: actions has NaN"):
-        list(read_episodes(tiny.root, tiny.broken_name, spec_for(tiny.broken_name)))
+        list(read_episodes(dataset_dir(tiny.root, tiny.broken_name), spec_for(tiny.broken_name)))
 
 
 def test_truncated_tfrecord_names_the_file_and_the_episode(tiny, copy):
@@ -169,7 +170,7 @@ def test_truncated_tfrecord_names_the_file_and_the_episode(tiny, copy):
     shard = sorted(folder.glob("*.tfrecord*"))[-1]
     shard.write_bytes(shard.read_bytes()[:-100])
     with pytest.raises(DatasetError, match=rf"{shard}: episode 7: unreadable \(is the file truncated\?\): it ends within record \d"):
-        list(read_episodes(root, tiny.name, LIBERO))
+        list(read_episodes(dataset_dir(root, tiny.name), LIBERO))
 
 
 def test_tfrecord_cut_between_two_records(tiny, copy):
@@ -178,7 +179,7 @@ def test_tfrecord_cut_between_two_records(tiny, copy):
     data = shard.read_bytes()
     shard.write_bytes(data[: int.from_bytes(data[:8], "little") + 16])
     with pytest.raises(DatasetError, match=rf"{shard}: episode \d: expected \d episodes in this file, as announced; found only 1"):
-        list(read_episodes(root, tiny.name, LIBERO))
+        list(read_episodes(dataset_dir(root, tiny.name), LIBERO))
 
 
 def test_more_episodes_in_a_file_than_announced(tiny, copy):
@@ -187,7 +188,7 @@ def test_more_episodes_in_a_file_than_announced(tiny, copy):
     data = shard.read_bytes()
     shard.write_bytes(data + data[: int.from_bytes(data[:8], "little") + 16])
     with pytest.raises(DatasetError, match=rf"{shard}: episode \d: expected \d episodes in this file, as announced; found more"):
-        list(read_episodes(root, tiny.name, LIBERO))
+        list(read_episodes(dataset_dir(root, tiny.name), LIBERO))
 
 
 def test_truncated_array_record_names_the_file_and_the_episode(tiny, copy, other):
@@ -195,7 +196,7 @@ def test_truncated_array_record_names_the_file_and_the_episode(tiny, copy, other
     shard = sorted(folder.glob("*.array_record*"))[-1]
     shard.write_bytes(shard.read_bytes()[:-100])
     with pytest.raises(DatasetError, match=rf"{shard}: episode \d: unreadable \(is the file truncated\?\)"):
-        list(read_episodes(root, "other", other))
+        list(read_episodes(dataset_dir(root, "other"), other))
 
 
 @pytest.mark.parametrize("name", ["many", "other"])
@@ -204,7 +205,7 @@ def test_missing_file_is_named_before_anything_is_read(copy, other, name):
     shard = sorted(folder.glob("*record*"))[-1]
     shard.unlink()
     with pytest.raises(DatasetError, match=rf"{shard}: this file of the dataset is missing \(1 of \d+ files are\)"):
-        next(read_episodes(root, name, LIBERO if name == "many" else other))
+        next(read_episodes(dataset_dir(root, name), LIBERO if name == "many" else other))
 
 
 def test_files_of_another_format(tiny, copy):
@@ -214,7 +215,7 @@ def test_files_of_another_format(tiny, copy):
     for shard in folder.glob("*.tfrecord*"):
         shard.rename(folder / shard.name.replace("tfrecord", "riegeli"))
     with pytest.raises(DatasetError, match="expected files of format tfrecord or array_record, got riegeli"):
-        next(read_episodes(root, tiny.name, LIBERO))
+        next(read_episodes(dataset_dir(root, tiny.name), LIBERO))
 
 
 @pytest.fixture
@@ -237,30 +238,30 @@ def change_steps(monkeypatch):
 def test_an_instruction_that_is_no_utf8_names_file_and_episode(tiny, change_steps):
     change_steps(lambda steps: [step | {"language_instruction": b"pick \xff"} for step in steps])
     with pytest.raises(DatasetError, match=r"-of-00002: episode 0: steps/language_instruction: expected text in UTF-8, got b'pick \\xff'"):
-        next(read_episodes(tiny.root, tiny.name, LIBERO))
+        next(read_episodes(dataset_dir(tiny.root, tiny.name), LIBERO))
 
 
 def test_a_gripper_in_another_unit_names_file_and_episode(tiny, change_steps):
     change_steps(lambda steps: [step | {"action": np.full(7, 850, np.float32)} for step in steps])
     with pytest.raises(DatasetError, match="-of-00002: episode 0: actions: gripper: .*, got 850 to 850"):
-        next(read_episodes(tiny.root, tiny.name, LIBERO))
+        next(read_episodes(dataset_dir(tiny.root, tiny.name), LIBERO))
 
 
 def test_numbers_that_float32_does_not_hold_are_infinite(tiny, change_steps):
     change_steps(lambda steps: [step | {"action": np.full(7, 1e300)} for step in steps])
     with pytest.raises(DatasetError, match="episode 0, step 0: actions has NaN or infinity"):
-        next(read_episodes(tiny.root, tiny.name, LIBERO))
+        next(read_episodes(dataset_dir(tiny.root, tiny.name), LIBERO))
 
 
 def test_steps_of_different_sizes_are_named(tiny, change_steps):
     change_steps(lambda steps: [step | {"action": np.zeros(7 + (number == 2))} for number, step in enumerate(steps)])
     with pytest.raises(DatasetError, match=r"episode 0: actions: expected shape \[7\] in each step, got \[8\] in step 2"):
-        next(read_episodes(tiny.root, tiny.name, LIBERO))
+        next(read_episodes(dataset_dir(tiny.root, tiny.name), LIBERO))
 
 
 def test_an_episode_without_steps_keeps_its_number(tiny, change_steps):
     change_steps(lambda steps: [] if len(steps) == tiny.lengths[3] else steps)
-    episodes = list(read_episodes(tiny.root, tiny.name, LIBERO))
+    episodes = list(read_episodes(dataset_dir(tiny.root, tiny.name), LIBERO))
     assert [len(episode) for episode in episodes] == [length if length != tiny.lengths[3] else 0 for length in tiny.lengths]
     assert (episodes[3].task, episodes[3].images, episodes[3].proprio.shape) == ("", ([], []), (0, 8))
 
@@ -281,13 +282,15 @@ def test_an_image_that_does_not_decode_names_file_episode_camera_and_step(tiny, 
 
     change_steps(damaged)
     with pytest.raises(DatasetError, match=f"-train.tfrecord-00000-of-00002: episode 0, {message}"):
-        list(read_episodes(tiny.root, tiny.name, LIBERO))
+        list(read_episodes(dataset_dir(tiny.root, tiny.name), LIBERO))
 
 
 def test_reading_needs_no_tensorflow(tiny):
     code = (
-        "import sys; from eosjax.data.rlds.episodes import read_episodes; from eosjax.data.specs import spec_for; "
-        f"list(read_episodes({str(tiny.root)!r}, {tiny.name!r}, spec_for({tiny.name!r}))); assert 'tensorflow' not in sys.modules"
+        "import sys; from eosjax.data.rlds.episodes import read_episodes; from eosjax.data.rlds.info import dataset_dir; "
+        "from eosjax.data.specs import spec_for; "
+        f"list(read_episodes(dataset_dir({str(tiny.root)!r}, {tiny.name!r}), spec_for({tiny.name!r}))); "
+        "assert 'tensorflow' not in sys.modules"
     )
     child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert child.returncode == 0, child.stderr

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from eosjax.data.rlds.episodes import read_episodes
 from eosjax.data.rlds.info import dataset_dir, open_dataset
 from eosjax.data.rlds.tfrecord import masked_crc32c, read_records
-from eosjax.data.specs import DatasetSpec, load_specs
+from eosjax.data.specs import DatasetSpec, spec_for
 from tests.fuzz import JSON, damaged, damaged_bytes, in_bytes, refused_or_read
 
 LIBERO = DatasetSpec()
@@ -41,7 +41,7 @@ def copied(tiny, tmp_path_factory):
 def read(root):
     """The first episode of the dataset under `root`."""
     with refused_or_read():
-        list(itertools.islice(read_episodes(root, next(root.iterdir()).name, LIBERO), 1))
+        list(itertools.islice(read_episodes(dataset_dir(root, next(root.iterdir()).name), LIBERO), 1))
 
 
 @pytest.mark.parametrize("name", ["dataset_info.json", "features.json"])
@@ -80,12 +80,12 @@ def test_damaged_descriptions(tmp_path_factory, content):
     path = tmp_path_factory.getbasetemp() / "specs.yaml"
     path.write_bytes(content)
     with refused_or_read():
-        load_specs(path)
+        spec_for("other", path)
 
 
 def test_the_sound_ones_are_read(copied, tmp_path):
     _, folder, _ = copied
     path = tmp_path / "specs.yaml"
     path.write_text(SPECS)
-    assert load_specs(path)["other"].chunk == 3
+    assert spec_for("other", path).chunk == 3
     assert open_dataset(folder)[1].in_turn

@@ -5,7 +5,8 @@ import json
 import pytest
 from tensorflow_datasets.core.proto import dataset_info_pb2
 
-from eosjax.data.rlds.info import DATASET_INFO, SPLIT_INFO, DatasetError, dataset_dir, num_episodes, open_dataset
+from eosjax.data.episode import DatasetError
+from eosjax.data.rlds.info import DATASET_INFO, SPLIT_INFO, dataset_dir, num_episodes, open_dataset
 
 TRAIN = {"name": "train", "shardLengths": ["2"], "filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"}
 INFO = {"name": "some", "version": "1.0.0", "fileFormat": "tfrecord", "splits": [TRAIN]}
@@ -36,7 +37,7 @@ def write(tmp_path):
 
 @pytest.mark.parametrize(("name", "length"), [("libero_goal_no_noops", 8), ("other", 8), ("many", 336)])
 def test_announced_number_of_episodes(tiny, name, length):
-    assert num_episodes(tiny.root, name) == length
+    assert num_episodes(dataset_dir(tiny.root, name)) == length
 
 
 def test_missing_dataset_names_what_is_there(tiny):

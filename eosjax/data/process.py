@@ -1,4 +1,4 @@
-"""TFDS and TensorFlow in a process of their own, so that the training process never loads them."""
+"""Work that is done in a process of its own: building frame stores, and all that needs TFDS and TensorFlow."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def run_module(module: str, *args: str | Path) -> None:
         UserError: the module ended in one (see `exit_with`).
         RuntimeError: it failed otherwise; the message has its output.
     """
-    package_root = str(Path(__file__).resolve().parents[3])
+    package_root = str(Path(__file__).resolve().parents[2])
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join(filter(None, [package_root, os.environ.get("PYTHONPATH")])),
         "PYTHONIOENCODING": "utf-8:backslashreplace",  # texts of a dataset in a message, whatever the locale

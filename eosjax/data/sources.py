@@ -1,0 +1,65 @@
+"""Where training data come from: the format of a dataset is recognised by its files, and every format is read through one interface."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+from eosjax.data.episode import Episode
+from eosjax.data.lerobot.description import describe_lerobot
+from eosjax.data.lerobot.info import INFO
+from eosjax.data.lerobot.source import LeRobotSource
+from eosjax.data.rlds.info import dataset_dir
+from eosjax.data.rlds.source import RldsSource
+from eosjax.data.specs import DatasetSpec, spec_for
+
+
+class Source(Protocol):
+    """A dataset on disk; `folder` has its metadata."""
+
+    folder: Path
+
+    def num_episodes(self) -> int:
+        """Number of episodes that the metadata announce."""
+        ...
+
+    def read_episodes(self, spec: DatasetSpec, start: int = 0) -> Iterator[Episode]:
+        """The episodes from `start` on, in the dataset's own order; `DatasetError` for whatever cannot be trained on."""
+        ...
+
+    def content(self, spec: DatasetSpec) -> Iterator[bytes]:
+        """What changes when the dataset does, as far as `spec` reads it; much less than all of its bytes."""
+        ...
+
+
+def find_source(data_root: str | Path, name: str) -> Source:
+    """The dataset `name` under `data_root`, an RLDS/TFDS or a LeRobot dataset.
+
+    Raises:
+        DatasetError: there is none; the message lists those that are there.
+    """
+    folder = lerobot_folder(data_root, name)
+    return RldsSource(dataset_dir(data_root, name)) if folder is None else LeRobotSource(folder)
+
+
+def describe(data_root: str | Path, name: str, specs_file: Path | None = None) -> DatasetSpec:
+    """The description of dataset `name`: from the user's file, built in, and for LeRobot datasets completed by what their metadata say.
+
+    Args:
+        data_root: folder of the datasets.
+        name: the dataset.
+        specs_file: see `eosjax.data.specs.spec_for`.
+
+    Raises:
+        SpecError: no description, or a faulty one.
+        DatasetError: metadata that cannot be read.
+    """
+    folder = lerobot_folder(data_root, name)
+    return spec_for(name, specs_file) if folder is None else describe_lerobot(folder, name, specs_file)
+
+
+def lerobot_folder(data_root: str | Path, name: str) -> Path | None:
+    """The folder of a LeRobot dataset; None if there is none of that name."""
+    folder = Path(data_root).expanduser() / name
+    return folder if (folder / INFO).is_file() else None
