@@ -133,6 +133,7 @@ SERVING_LOADS = [
         ("eosjax.buffer", BUFFER_LOADS),
         ("eosjax.serving, eosjax.serving.policy", SERVING_LOADS),
         ("eosjax.serving.hosted, eosjax.serving.server", [*SERVING_LOADS, "websockets", "prometheus_client"]),
+        ("eosjax.serving.broker, eosjax.serving.client", ["eosjax", "numpy", "msgpack", "websockets"]),
         ("eosjax.ends.protocols, eosjax.ends.operating_points", ["eosjax", "numpy"]),
     ],
 )

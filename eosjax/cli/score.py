@@ -1,6 +1,7 @@
 """Measures how well the scores of any system detect the ends of sub-steps. Writes a table, metrics.json, and a page with charts.
 
-FILE has one row per control step: episode,step,score,label. The score is the probability that a sub-step ends at this step."""
+FILE has one row per control step: episode,step,score,label. The score is the probability that a sub-step ends at this step. It may also be
+the decision log of a robot (.jsonl) in which true ends are marked."""
 
 from __future__ import annotations
 
@@ -21,7 +22,9 @@ METRICS, PAGE = "metrics.json", "report.html"
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of the command."""
-    parser.add_argument("file", type=Path, metavar="FILE", help="CSV with the columns episode, step, score, label")
+    parser.add_argument(
+        "file", type=Path, metavar="FILE", help="CSV with the columns episode, step, score, label; or a decision log (.jsonl)"
+    )
     parser.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help=f"folder for {METRICS} and {PAGE}; it must not contain them yet"
     )

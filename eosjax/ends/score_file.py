@@ -1,16 +1,22 @@
-"""The scores of any system as a CSV file: one row a control step, `episode,step,score,label`."""
+"""The scores of any system as a CSV file, one row a control step: `episode,step,score,label`; or the decision log of a robot.
+
+A decision log (`eosjax.serving.decisions`) has one JSON object a line. Its events `step` have the scores, its events `truth` the true ends.
+"""
 
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from eosjax.ends.events import ScoredEpisode
 from eosjax.types import UserError
 
+LOG_SUFFIX = ".jsonl"
 COLUMNS = ("episode", "step", "score", "label")
 
 
@@ -22,7 +28,8 @@ def read_scores(path: Path) -> list[ScoredEpisode]:
     """Reads a score file.
 
     The columns `episode` (any text), `step` (0, 1, 2, … within the episode), `score` (probability that a sub-step ends at this step) and
-    `label` (1 where one ends, else 0) are found by their names in the first line; others are ignored. Rows may come in any order.
+    `label` (1 where one ends, else 0) are found by their names in the first line; others are ignored. Rows may come in any order. A file
+    whose name ends in `.jsonl` is a decision log.
 
     Returns:
       The episodes, in order of their first row.
@@ -31,7 +38,7 @@ def read_scores(path: Path) -> list[ScoredEpisode]:
       ScoreFileError: the file cannot be read, or a row or an episode is not as described.
     """
     episodes: dict[str, dict[int, tuple[float, bool]]] = {}
-    for line, (episode, step, score, label) in _rows(path):
+    for line, (episode, step, score, label) in _rows_of_log(path) if path.suffix == LOG_SUFFIX else _rows(path):
         if not episode:
             raise ScoreFileError(f"{path}, line {line}, column episode: expected a name, got nothing")
         if not (step.isascii() and step.isdecimal() and len(step) < 10):
@@ -71,6 +78,35 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
         raise ScoreFileError(f"{path}: cannot be read: {error.strerror}") from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise ScoreFileError(f"{path}: expected CSV in UTF-8, got {error}") from error
+
+
+def _rows_of_log(path: Path) -> list[tuple[int, list[str]]]:
+    """The same of a decision log. An episode in which no true end is marked has no labels, and is refused."""
+    steps: list[tuple[int, str, Any, Any]] = []
+    true: dict[str, set[Any]] = {}
+    try:
+        with path.open(encoding="utf-8") as file:
+            for line, text in enumerate(file, 1):
+                entry = json.loads(text)
+                if not isinstance(entry, dict) or entry.get("event") not in ("step", "truth"):
+                    continue
+                episode, step = str(entry.get("episode", "")), entry.get("step")
+                if type(step) is not int:
+                    raise ScoreFileError(f"{path}, line {line}, step: expected a whole number, got {step!r:.40}")
+                if entry["event"] == "truth":
+                    true.setdefault(episode, set()).add(step)
+                else:
+                    steps.append((line, episode, step, entry.get("score")))
+    except OSError as error:
+        raise ScoreFileError(f"{path}: cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, ScoreFileError):
+            raise
+        raise ScoreFileError(f"{path}: expected a JSON object a line, in UTF-8: {error}") from error
+    for _, episode, _, _ in steps:
+        if episode not in true:
+            raise ScoreFileError(f"{path}, episode {episode!r}: no true end is marked (event `truth`), so there is nothing to compare with")
+    return [(line, [episode, str(step), str(score), str(int(step in true[episode]))]) for line, episode, step, score in steps]
 
 
 def _number(text: str) -> float:

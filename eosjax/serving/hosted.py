@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from eosjax.data.specs import stored_gripper
-from eosjax.ends.protocols import Rule
-from eosjax.serving.inference import Chunk, Request
+from eosjax.ends.protocols import Clock, Rule
+from eosjax.serving.chunk import Chunk
+from eosjax.serving.inference import Request
 from eosjax.serving.observation import ObservationError, read_images, read_instructions, read_state
 from eosjax.serving.policy import Policy
 
@@ -53,6 +54,10 @@ class HostedPolicy:
         prediction = self._policy(observation, [request.instruction for request in requests])
         actions = stored_gripper(prediction.actions, self._policy.settings.gripper)
         return [Chunk(actions[row], None if prediction.eos is None else prediction.eos[row]) for row in range(len(requests))]
+
+    def plan(self, observation: Mapping[str, Any], instruction: str, clock: Clock, execute_steps: int) -> Chunk:
+        """A chunk for a `eosjax.serving.broker.Broker` in the same process; the observation as `Policy.__call__` takes it."""
+        return self.predict([Request(observation, instruction)])[0]
 
     def warm_up(self, rows: int) -> None:
         """Compiles for so many rows and instructions of usual length."""

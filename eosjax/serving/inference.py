@@ -9,16 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, NamedTuple, Protocol
 
-import numpy as np
-
 from eosjax.ends.protocols import Rule
-
-
-class Chunk(NamedTuple):
-    """What a policy says to one observation."""
-
-    actions: np.ndarray  # f64 [k a], as the robot executes them
-    eos: np.ndarray | None  # f64 [k], probability that the sub-step ends with this action; None without an EOS head
+from eosjax.serving.chunk import Chunk
 
 
 class Request(NamedTuple):

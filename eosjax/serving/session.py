@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from eosjax.ends.protocols import Clock, Cut, Rule, cut_chunk
-from eosjax.serving.inference import Answer, Chunk
+from eosjax.serving.chunk import Chunk
+from eosjax.serving.inference import Answer
 from eosjax.serving.observation import ObservationError
 
 OPTIONS = "eosjax"  # the entry of a request that only clients of this server send

@@ -1,5 +1,7 @@
 """What a score file may look like, and that each thing wrong in it is told by file, line and column."""
 
+import json
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -89,3 +91,40 @@ def test_any_bytes_are_scores_or_refused(tmp_path_factory, content):
     path.write_bytes(content)
     with refused_or_read():
         assert read_scores(path)
+
+
+LOG = [
+    {"event": "episode", "episode": "a", "step": 0},
+    {"event": "step", "episode": "a", "step": 0, "score": 0.25},
+    {"event": "end", "episode": "a", "step": 1, "how": "seen"},
+    {"event": "step", "episode": "a", "step": 1, "score": 0.75},
+    {"event": "truth", "episode": "a", "step": 1},
+]
+
+
+def write_log(tmp_path, lines):
+    path = tmp_path / "decisions.jsonl"
+    path.write_text("".join(line if isinstance(line, str) else json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def test_a_decision_log_has_the_scores_of_the_steps_and_the_true_ends(tmp_path):
+    (episode,) = read_scores(write_log(tmp_path, LOG))
+    assert (episode.name, episode.scores.tolist(), episode.ends.tolist()) == ("a", [0.25, 0.75], [False, True])
+
+
+@pytest.mark.parametrize(
+    ("lines", "why"),
+    [
+        (LOG[:-1], "episode 'a': no true end is marked"),
+        ([*LOG, LOG[1]], "line 6, column step: step 0 of episode 'a' came before"),
+        ([*LOG[:3], *LOG[4:], LOG[3] | {"step": "1"}], "line 5, step: expected a whole number, got '1'"),
+        ([*LOG[:3], LOG[3] | {"score": None}, LOG[4]], "line 4, column score: expected a probability from 0 to 1, got 'None'"),
+        ([*LOG, '{"event": "st'], "expected a JSON object a line"),
+        (["[" * 100_000], "expected a JSON object a line"),
+        (LOG[:1], "expected at least one row"),
+    ],
+)
+def test_what_is_wrong_with_a_decision_log_is_named(tmp_path, lines, why):
+    with pytest.raises(ScoreFileError, match=why):
+        read_scores(write_log(tmp_path, lines))

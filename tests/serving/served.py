@@ -8,7 +8,7 @@ import numpy as np
 from websockets.sync.client import connect
 
 from eosjax.ends.protocols import Rule
-from eosjax.serving.inference import Chunk
+from eosjax.serving.chunk import Chunk
 from eosjax.serving.mapping import ROBOTS
 from eosjax.serving.observation import ObservationError, read_images, read_state
 from eosjax.serving.server import Server, ServerSettings

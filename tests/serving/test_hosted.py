@@ -1,11 +1,17 @@
 """A policy with networks behind the server says what it says in process."""
 
+import copy
 import dataclasses
 
 import numpy as np
 import pytest
 
-from eosjax.ends.protocols import Clock, cut_chunk
+from eosjax.demo.dataset import demo_episode
+from eosjax.demo.simulator import substep_instructions
+from eosjax.ends.operating_points import OperatingPoint
+from eosjax.ends.protocols import Clock, Rule, cut_chunk
+from eosjax.serving.broker import Broker
+from eosjax.serving.client import RemotePolicy
 from eosjax.serving.hosted import HostedPolicy
 from eosjax.serving.inference import Request
 from eosjax.serving.observation import ObservationError
@@ -65,3 +71,63 @@ def test_a_policy_without_state_does_not_read_it(make_policy, observe):
     hosted = HostedPolicy(make_policy(config=dataclasses.replace(TINY, proprio_dim=0)))
     assert not hosted.with_state
     hosted.check(Request(rows_of(observe(1), 1)[0] | {"state": "none"}, "close it"))
+
+
+@pytest.fixture(scope="module")
+def ending(policy):
+    """The policy with a rule by which sub-steps of a demo episode end, by the score and by the time."""
+    found = copy.copy(policy)
+    episode = demo_episode(3)
+    instructions = substep_instructions(episode.rollout.scene)
+    scores = [policy(frame(episode, step), each).eos for step in range(0, 60, 5) for each in instructions]
+    rule = Rule(float(np.quantile(scores, 0.8)), debounce=2, min_steps=3, time_out=19)
+    point = OperatingPoint(policy.settings.eos.calibration, rule, 0.5, 0.5)
+    found.settings = dataclasses.replace(policy.settings, eos=point)
+    return found
+
+
+def frame(episode, step):
+    rollout = episode.rollout
+    fingers = 0.5 * rollout.opening[step]
+    state = np.concatenate([rollout.hand[step], rollout.rotation[step], [fingers, -fingers]])
+    return {"images": [episode.image[step], episode.wrist_image[step]], "state": state}
+
+
+def test_a_demo_episode_through_server_and_broker_is_the_one_in_process(ending):
+    """The loop of docs/serving.md over the frames of a demonstration, and the same with the robot on the other side of a websocket."""
+    episode = demo_episode(3)
+    instructions = substep_instructions(episode.rollout.scene)
+    actions, ends = [], []
+    for instruction in instructions:
+        clock, cut = Clock(), None
+        while cut is None:
+            step = ending(frame(episode, len(actions)), instruction, clock)
+            clock, cut = step.clock, step.cut
+            actions.extend(step.actions if cut is None else step.actions[: cut + 1])
+        ends.append(len(actions))
+    assert len({stop - start for start, stop in zip([0, *ends], ends, strict=False)}) > 1, "ends by the score and by the time"
+
+    played, ended = [], []
+    with running(HostedPolicy(ending), max_batch=1) as server:
+        remote = RemotePolicy(server.url, deadline=20)
+        broker = Broker(remote, instructions)
+
+        def observe():
+            seen = frame(episode, broker.step)
+            keys = ("observation/image", "observation/wrist_image", "observation/state")
+            return dict(zip(keys, [*seen["images"], seen["state"]], strict=True))
+
+        while not broker.done:
+            played.append(broker.act(observe))
+            if len(broker.ended) > len(ended):
+                ended.append(broker.step)
+        remote.close()
+    assert (ended, broker.outcome) == (ends, "completed")
+    np.testing.assert_array_equal(np.array(played)[:, :6], np.array(actions)[:, :6])
+    np.testing.assert_allclose(np.array(played)[:, 6], 1 - 2 * np.array(actions)[:, 6])
+
+    here = Broker(HostedPolicy(ending), instructions)
+    same = []
+    while not here.done:
+        same.append(here.act(lambda: frame(episode, here.step)))
+    np.testing.assert_array_equal(same, played)
