@@ -50,10 +50,10 @@ class TrainConfig:
     remat: str = "auto"  # what the backward pass recomputes: full, all but dots, or none; auto: the faster of dots and full that fits
 
     # Data
-    data_root_dir: Path = Path("datasets/rlds")  # folder with the RLDS/TFDS datasets
+    data_root_dir: Path = Path("datasets/rlds")  # folder with the RLDS/TFDS and LeRobot datasets
     dataset_name: str = "libero_goal_no_noops"  # dataset below data_root_dir, or a mixture `a:2,b`; `eosjax_demo` is made on first use
     dataset_specs: Path | None = None  # YAML file with the descriptions of your own datasets
-    substep_labels_path: Path | None = None  # sub-step labels: one file, or one per dataset, separated by commas (the demo has its own)
+    substep_labels_path: Path | None = None  # sub-step labels: one file, or one per dataset (`a.json,`: the second has its own)
     substep_labels_format: str = "auto"  # format of the labels; auto: recognised by content
     allow: str | None = None  # exceptions, separated by commas: unlabelled, blank_tasks, empty_episodes, mixed_conventions
     cache_dir: Path | None = None  # folder of the frame stores; default $EOSJAX_CACHE or ~/.cache/eosjax
@@ -165,14 +165,16 @@ class TrainConfig:
 
     @property
     def label_paths(self) -> tuple[Path | None, ...]:
-        """The label path of each dataset of the mixture. A single path serves all datasets except the demo, which has its own (None).
+        """The label path of each dataset of the mixture; None for one that has its own, as the demo and annotated LeRobot datasets do.
+
+        A single path serves all datasets except the demo. In a list, an empty entry stands for labels of the dataset's own.
 
         Raises `ConfigError` unless there is one path, or one per dataset.
         """
         names = [member.name for member in self.mixture]
         if self.substep_labels_path is None:
             return (None,) * len(names)
-        paths = [Path(part.strip()) for part in str(self.substep_labels_path).split(",")]
+        paths = [Path(part.strip()) if part.strip() else None for part in str(self.substep_labels_path).split(",")]
         if len(paths) == len(names):
             return tuple(paths)
         if len(paths) == 1:

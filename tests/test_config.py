@@ -186,6 +186,7 @@ def test_each_dataset_of_a_mixture_has_its_labels():
     one, each = (dataclasses.replace(config, substep_labels_path=Path(text)) for text in ("all.json", "a.json, b.json,c"))
     assert one.label_paths == (Path("all.json"), None, Path("all.json"))  # the demo brings its own
     assert each.label_paths == (Path("a.json"), Path("b.json"), Path("c"))
+    assert dataclasses.replace(config, substep_labels_path=Path("a.json,, ")).label_paths == (Path("a.json"), None, None)  # of their own
     alone = dataclasses.replace(TrainConfig(), dataset_name="eosjax_demo", substep_labels_path=Path("mine.json"))
     assert alone.label_paths == (Path("mine.json"),)
 

@@ -13,7 +13,7 @@ from eosjax.cli.common import integers
 from eosjax.config import DEMO_DATASET, TrainConfig
 from eosjax.data.frames.store import FrameStore, open_store
 from eosjax.data.labels import FORMATS
-from eosjax.data.sources import describe
+from eosjax.data.sources import describe, own_labels
 from eosjax.data.specs import DatasetSpec
 from eosjax.demo import dataset
 from eosjax.flag_values import ConfigError
@@ -26,7 +26,7 @@ class Opened(NamedTuple):
 
     store: FrameStore
     spec: DatasetSpec
-    labels: Path | None  # label file that comes with it: that of the demo
+    labels: Path | None  # labels that come with it: those of the demo, or of an annotated LeRobot dataset
 
 
 def add_dataset_flags(parser: argparse.ArgumentParser, dataset_help: str = "dataset in that folder") -> None:
@@ -37,7 +37,7 @@ def add_dataset_flags(parser: argparse.ArgumentParser, dataset_help: str = "data
         type=Path,
         default=TrainConfig.data_root_dir,
         metavar="DIR",
-        help="folder with the RLDS/TFDS datasets (%(default)s)",
+        help="folder with the RLDS/TFDS and LeRobot datasets (%(default)s)",
     )
     add("--dataset_name", required=True, metavar="NAME", help=f"{dataset_help}; {DEMO_DATASET} is generated on first use")
     add("--dataset_specs", type=Path, metavar="FILE", help="YAML file with the descriptions of your own datasets")
@@ -59,10 +59,12 @@ def open_dataset(args: argparse.Namespace, name: str) -> Opened:
     """
     check_name("--dataset_name", name, ConfigError)
     spec = describe(args.data_root_dir, name, args.dataset_specs)
-    root, labels = args.data_root_dir, None
+    root = args.data_root_dir
     if name == DEMO_DATASET:
         generated = dataset.ensure_demo(args.data_root_dir)
         root, labels = generated.data_root, generated.labels
+    else:
+        labels = own_labels(root, name)
     return Opened(open_store(root, name, spec, args.cache_dir), spec, labels)
 
 

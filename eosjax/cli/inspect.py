@@ -28,7 +28,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     dataset.add_dataset_flags(parser)
     labels = parser.add_argument_group("labels")
     labels.add_argument(
-        "--substep_labels_path", type=Path, metavar="PATH", help="sub-step labels (default: none, the dataset alone; the demo has its own)"
+        "--substep_labels_path",
+        type=Path,
+        metavar="PATH",
+        help="sub-step labels (default: the dataset's own; where it has none, the dataset alone is reported)",
     )
     dataset.add_format_flag(labels)
     labels.add_argument("--allow", metavar="NAMES", help=f"accept episodes that training leaves out: {','.join(LEFT_OUT_BY.values())}")

@@ -13,11 +13,12 @@ import numpy as np
 
 from eosjax.cli import common, dataset
 from eosjax.data.frames.store import FrameStore
-from eosjax.data.labels import LEFT_OUT_BY, export_labels, import_labels, join_labels
+from eosjax.data.labels import LEFT_OUT_BY, SegmentTable, export_labels, export_lerobot, import_labels, join_labels
 from eosjax.data.labels.labeller import Thresholds
 from eosjax.data.labels.labelling import examine, label_dataset
 from eosjax.data.labels.plans import read_plans
 from eosjax.data.labels.plausibility import check_gripper, check_positions, refuse_impossible
+from eosjax.data.sources import lerobot_folder
 from eosjax.flag_values import ConfigError
 from eosjax.reports.agreement import measure_agreement
 from eosjax.reports.dataset_tables import agreement_text, findings_text, labelling_text
@@ -29,6 +30,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     dataset.add_dataset_flags(parser)
     labels = parser.add_argument_group("labels")
     labels.add_argument("--out", type=Path, metavar="FILE", help="label file to write; an existing file is not overwritten")
+    labels.add_argument(
+        "--lerobot_copy",
+        type=Path,
+        metavar="DIR",
+        help="copy of the LeRobot dataset to write, with the labels as sub-tasks of its frames; its videos are links to the original's",
+    )
     labels.add_argument(
         "--plan", type=Path, metavar="FILE", help="JSON file with the sub-steps of each task in words (default: 'pick: <task>')"
     )
@@ -51,10 +58,14 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Labels the dataset, writes the file, prints what was and was not labelled, and the score."""
-    if args.out is None and args.compare is None:
-        raise ConfigError("expected --out FILE (the labels), --compare PATH (their score), or both")
-    if args.out is not None and args.out.exists():
-        raise ConfigError(f"--out {args.out}: exists; label files are not overwritten")
+    if args.out is None and args.compare is None and args.lerobot_copy is None:
+        raise ConfigError("expected --out FILE or --lerobot_copy DIR (the labels), --compare PATH (their score), or several of them")
+    for flag, path in (("out", args.out), ("lerobot_copy", args.lerobot_copy)):
+        if path is not None and path.exists():
+            raise ConfigError(f"--{flag} {path}: exists; labels are not overwritten")
+    original = lerobot_folder(args.data_root_dir, args.dataset_name)
+    if args.lerobot_copy is not None and original is None:
+        raise ConfigError(f"--lerobot_copy: {args.dataset_name} is no LeRobot dataset; write the labels to a file with --out")
     plans = read_plans(args.plan, args.dataset_name) if args.plan else None
     store, spec, _ = dataset.open_dataset(args, args.dataset_name)
     thresholds = Thresholds(**{field.name: getattr(args, field.name) for field in dataclasses.fields(Thresholds)})
@@ -72,13 +83,25 @@ def run(args: argparse.Namespace) -> int:
     refuse_impossible(findings, f"the labels found in {store.name}")
     if truth is not None:
         print(f"\nagainst {args.compare}: " + agreement_text(measure_agreement(store, labelling, truth)))
-    if args.out is not None:
+    for write, path in ((_write_file, args.out), (_write_copy, args.lerobot_copy)):
+        if path is None:
+            continue
         if not labelling.found:
             raise UserError("no episode could be labelled: nothing is written")
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        export_labels(labelling.to_table(store), store.name, args.out)
-        print(f"\nwritten: {args.out}" + (" (train with --allow unlabelled)" if labelling.reasons else ""))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(args, store, labelling.to_table(store))
+        print(f"\nwritten: {path}" + (" (train with --allow unlabelled)" if labelling.reasons else ""))
     return 0
+
+
+def _write_file(args: argparse.Namespace, store: FrameStore, table: SegmentTable) -> None:
+    export_labels(table, store.name, args.out)
+
+
+def _write_copy(args: argparse.Namespace, store: FrameStore, table: SegmentTable) -> None:
+    original = lerobot_folder(args.data_root_dir, store.name)
+    assert original is not None, "checked before the work"
+    export_lerobot(table, original, args.lerobot_copy)
 
 
 def _state(args: argparse.Namespace, store: FrameStore) -> tuple[np.ndarray, np.ndarray | None]:

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Protocol
 
 from eosjax.data.episode import Episode
+from eosjax.data.labels import formats_of
 from eosjax.data.lerobot.description import describe_lerobot
-from eosjax.data.lerobot.info import INFO
+from eosjax.data.lerobot.info import INFO, read_info
 from eosjax.data.lerobot.source import LeRobotSource
 from eosjax.data.rlds.info import dataset_dir
 from eosjax.data.rlds.source import RldsSource
@@ -57,6 +58,18 @@ def describe(data_root: str | Path, name: str, specs_file: Path | None = None) -
     """
     folder = lerobot_folder(data_root, name)
     return spec_for(name, specs_file) if folder is None else describe_lerobot(folder, name, specs_file)
+
+
+def own_labels(data_root: str | Path, name: str) -> Path | None:
+    """Where a dataset has labels of sub-steps itself: the folder of a LeRobot dataset with annotations; None for any other.
+
+    Raises:
+        LabelError: damaged annotations.
+    """
+    folder = lerobot_folder(data_root, name)
+    if folder is None or read_info(folder).legacy:
+        return None
+    return folder if formats_of(folder) else None
 
 
 def lerobot_folder(data_root: str | Path, name: str) -> Path | None:

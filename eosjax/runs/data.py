@@ -15,7 +15,7 @@ from eosjax.data.labels import Labels, import_labels, join_labels, task_labels
 from eosjax.data.samples.mixture import LabelledDataset, Mixture, check_conventions, check_unscaled, stats_of
 from eosjax.data.samples.source import SampleSource, split_mixture
 from eosjax.data.samples.tokens import PromptTokenizer
-from eosjax.data.sources import describe
+from eosjax.data.sources import describe, own_labels
 from eosjax.data.specs import DatasetSpec
 from eosjax.data.stats import DatasetStats
 from eosjax.demo.dataset import ensure_demo
@@ -140,12 +140,12 @@ def _open_dataset(
         data_root, labels_path = generated.data_root, labels_path or generated.labels
     store = open_store(data_root, name, spec, config.cache_dir)
     check_unscaled(name, store.actions, spec, config.predicts_tokens)
-    labels = read_labels(config, name, store, labels_path)
+    labels = read_labels(config, name, store, labels_path or own_labels(data_root, name))
     return LabelledDataset(store, spec, labels, stats or stats_of(store, spec), weight)
 
 
 def read_labels(config: TrainConfig, name: str, store: FrameStore, path: Path | None) -> Labels:
-    """The labels of a dataset that a run with this configuration is trained on; `path` is where they are, unless the tasks are all."""
+    """The labels of a dataset that a run with this configuration is trained on; `path` is where they are; None where the tasks are all."""
     if not config.use_substep_eos:
         return task_labels(store, config.allowances)
     if path is None:

@@ -206,14 +206,16 @@ def _dataset(config: TrainConfig, root: Path, recorded: DatasetRecord, labels: P
         return {frames: f"missing: {error}"}
     if store.fingerprint != recorded.frames:
         return {frames: f"changed: {place}: expected frames {recorded.frames}, got {store.fingerprint}"}
-    return {frames: f"here: {place}", f"labels {recorded.name}": _labels(config, recorded, store, labels)}
+    return {frames: f"here: {place}", f"labels {recorded.name}": _labels(config, root, recorded, store, labels)}
 
 
-def _labels(config: TrainConfig, recorded: DatasetRecord, store: FrameStore, path: Path | None) -> str:
+def _labels(config: TrainConfig, root: Path, recorded: DatasetRecord, store: FrameStore, path: Path | None) -> str:
+    from eosjax.data.sources import own_labels
     from eosjax.runs.data import label_fingerprint, read_labels
 
-    place = path if config.use_substep_eos else "the tasks of the dataset"
     try:
+        path = path or own_labels(root, recorded.name)
+        place = path if config.use_substep_eos else "the tasks of the dataset"
         found = label_fingerprint(read_labels(config, recorded.name, store, path))
     except UserError as error:
         return f"missing or others: {str(error).splitlines()[0]}"

@@ -8,6 +8,7 @@ from pathlib import Path
 from eosjax import config as configs
 from eosjax.config import TrainConfig
 from eosjax.data.labels import FORMATS
+from eosjax.data.sources import own_labels
 from eosjax.flag_values import ConfigError
 from eosjax.runs.checkpoint import CheckpointError, checkpoint_steps, read_record
 from eosjax.runs.lock import check_unlocked
@@ -74,7 +75,7 @@ def _check_dataset(config: TrainConfig, name: str, labels: Path | None) -> None:
         raise ConfigError(f"no dataset at {config.data_root_dir / name}: set --data_root_dir to the folder that holds {name}/")
     if labels is not None and not labels.exists():
         raise ConfigError(f"--substep_labels_path {labels}: no such file")
-    if labels is None and config.use_substep_eos and name != configs.DEMO_DATASET:
+    if labels is None and config.use_substep_eos and name != configs.DEMO_DATASET and own_labels(config.data_root_dir, name) is None:
         raise ConfigError(
             "--substep_labels_path is missing: the ends of the sub-steps come from it (or train without them: --use_substep_eos False "
             "--use_eos_classification False)"

@@ -10,6 +10,7 @@ from eosjax.cli.dataset import Opened
 from eosjax.data.labels import import_labels, join_labels
 from eosjax.data.specs import DatasetSpec
 from tests.data.labels.test_labeller import one_cycle
+from tests.data.lerobot.builders import make_lerobot
 
 TASKS = ["put the cup on the tray", "wave"]
 
@@ -185,3 +186,20 @@ def test_a_dataset_without_pick_and_place_is_told(run, data, tmp_path):
     assert status == 2
     assert "labelled: 0 of 8 episodes" in out
     assert "no episode could be labelled" in err
+
+
+def test_labels_are_written_into_a_copy_of_a_lerobot_dataset(label, dataset, tmp_path):
+    lengths = np.diff(dataset.store.episode_starts).tolist()
+    frames = make_lerobot(tmp_path / "data/libero_goal", lengths=lengths, cameras=())
+    before = {path: path.read_bytes() for path in frames.rglob("*") if path.is_file()}
+    status, output, _ = label("--data_root_dir", tmp_path / "data", "--lerobot_copy", tmp_path / "copy")
+    assert status == 0
+    assert f"written: {tmp_path / 'copy'} (train with --allow unlabelled)" in output
+    assert {path: path.read_bytes() for path in frames.rglob("*") if path.is_file()} == before
+    read = import_labels(tmp_path / "copy", "libero_goal")
+    for episode, ends in enumerate(dataset.ends):
+        assert read.last[read.episode == episode].tolist() == ends
+    status, _, errors = label("--data_root_dir", tmp_path / "data", "--lerobot_copy", tmp_path / "copy")
+    assert (status, "exists; labels are not overwritten" in errors) == (2, True)
+    status, _, errors = label("--data_root_dir", tmp_path, "--lerobot_copy", tmp_path / "new")
+    assert (status, "libero_goal is no LeRobot dataset; write the labels to a file with --out" in errors) == (2, True)

@@ -56,8 +56,14 @@ def import_labels(path: str | Path, name: str, format: str = "auto") -> SegmentT
     if not fitting:
         raise refused(path, "unknown format", "; ".join(f"{key}: {reason}" for key, reason in reasons.items()))
     if len(fitting) > 1:
-        raise refused(path, "unknown format", f"more than one fits: {', '.join(fitting)}; name the one to read")
+        raise refused(path, "unknown format", f"more than one fits: {', '.join(fitting)}; name the one to read (--substep_labels_format)")
     return _FORMATS[fitting[0]].read(path, content, name)
+
+
+def formats_of(path: Path) -> list[str]:
+    """The formats of the labels in a file or folder: none, one or several. Errors of damaged files as of `import_labels`."""
+    content = _read(path)
+    return [key for key, known in _FORMATS.items() if known.mismatch(content) is None]
 
 
 def _read(path: Path) -> Any:

@@ -88,7 +88,11 @@ def frames_of(lengths, cameras, kind, row_bytes=png):
 
 
 def make_info(legacy, features, lengths, robot_type="so101_follower", **changes):
-    version = {"codebase_version": "v2.1", "chunks_size": 2} if legacy else {"codebase_version": "v3.0", "chunks_size": 1000}
+    version = (
+        {"codebase_version": "v2.1", "chunks_size": 2, "total_chunks": 2, "total_videos": 0}
+        if legacy
+        else {"codebase_version": "v3.0", "chunks_size": 1000}
+    )
     paths = (info.LEGACY_DATA_PATH, info.LEGACY_VIDEO_PATH) if legacy else (info.DATA_PATH, info.VIDEO_PATH)
     totals = {"total_episodes": len(lengths), "total_frames": sum(lengths), "total_tasks": len(TASKS)}
     content = version | totals | {"fps": FPS, "robot_type": robot_type, "features": features, "splits": {"train": f"0:{len(lengths)}"}}

@@ -5,6 +5,7 @@ import io
 import json
 import subprocess
 import sys
+import typing
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -13,10 +14,11 @@ from PIL import Image
 
 from eosjax.data.episode import DatasetError
 from eosjax.data.frames.store import open_store, source_fingerprint
+from eosjax.data.labels import LabelError, Segment, export_lerobot, import_labels, join_labels, make_table
 from eosjax.data.lerobot import info as info_file
 from eosjax.data.lerobot.episodes import read_episode_table
 from eosjax.data.lerobot.info import read_info
-from eosjax.data.sources import describe, find_source
+from eosjax.data.sources import describe, find_source, own_labels
 from tests.data.lerobot.builders import (
     FPS,
     FRONT,
@@ -413,3 +415,28 @@ def test_columns_of_vectors_of_one_number(tmp_path):
     write_json(folder / info_file.INFO, content)
     episode = read(folder, state_keys=("observation.state", "finger", "light"), proprio_size=8)[0]
     np.testing.assert_array_equal(episode.proprio[:, 6:], [[0, 1], [0.5, 2], [1, 3]])
+
+
+def test_labels_of_its_own_are_found_without_a_flag(tmp_path):
+    folder = make_lerobot(tmp_path / "plain")
+    assert own_labels(tmp_path, "plain") is None
+    assert own_labels(tmp_path, "elsewhere") is None
+    make_lerobot(tmp_path / "old", legacy=True)
+    assert own_labels(tmp_path, "old") is None
+    export_lerobot(make_table({0: [Segment(0, 2, True, "reach")]}, "made", {0: 5}, {0: TASKS[0]}), folder, tmp_path / "labelled")
+    assert own_labels(tmp_path, "labelled") == tmp_path / "labelled"
+    table = join_labels(import_labels(tmp_path / "labelled", "labelled"), _Store(), ["unlabelled"])
+    assert (table.ends.nonzero()[0].tolist(), table.labelled.tolist()) == ([2], [True, False, False])
+    sarm = {f"sparse_subtask_{key}": [value] * 3 for key, value in (("names", ["reach"]), ("start_frames", [0]), ("end_frames", [2]))}
+    path = tmp_path / "labelled/meta/episodes/chunk-000/file-000.parquet"
+    columns = pq.read_table(path).to_pydict()
+    write_parquet(path, columns | sarm)
+    with pytest.raises(LabelError, match=r"more than one fits: lerobot-3.0, sarm-sparse; name the one to read \(--substep_labels_format\)"):
+        import_labels(own_labels(tmp_path, "labelled"), "labelled")
+    assert import_labels(own_labels(tmp_path, "labelled"), "labelled", "sarm-sparse").last.tolist() == [2, 2, 2]
+
+
+class _Store:
+    name = "labelled"
+    episode_starts = np.cumsum([0, *LENGTHS])
+    tasks: typing.ClassVar = [TASKS[0], TASKS[1], TASKS[0]]
