@@ -206,7 +206,7 @@ class Broker:
         """That of the newest plan, or the mean over those that reach this step."""
         newest = self._plans[-1]
         if self._settings.overlap is None:
-            return np.asarray(newest.chunk.actions[self._played])
+            return np.array(newest.chunk.actions[self._played])  # a robot may change it
         self._plans = [plan for plan in self._plans if plan is newest or plan.start + plan.usable > self._sub_step_steps]
         age = np.arange(len(self._plans))[::-1]
         weights = np.exp(-self._settings.overlap * age)

@@ -50,6 +50,7 @@ class ServerSettings:
       max_connections: at one time.
       max_rate: requests per second of one connection.
       limits: on what a message holds.
+      open_seconds: for a handshake.
       drain_seconds: for requests that are under way when the server is told to stop.
       ping_seconds: between pings, and for the answer to one.
     """
@@ -64,6 +65,7 @@ class ServerSettings:
     max_connections: int = 64
     max_rate: float = 100.0
     limits: Limits = dataclasses.field(default_factory=Limits)
+    open_seconds: float = 10.0
     drain_seconds: float = 30.0
     ping_seconds: float = 20.0
 
@@ -117,6 +119,7 @@ class Server:
                 compression=None,
                 max_size=settings.max_bytes,
                 max_queue=1,
+                open_timeout=settings.open_seconds,
                 ping_interval=settings.ping_seconds,
                 ping_timeout=settings.ping_seconds,
                 process_request=Door(settings.api_key, self._metrics, self._stopping.is_set, self._is_full),
