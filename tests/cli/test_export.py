@@ -77,7 +77,7 @@ def torch_hidden(model, inputs):
 
 def torch_policy(loaded, folder):
     """The torch policy on the weights of a checkpoint folder."""
-    from tests.parity.torch_openvla import TorchOpenVLA, load
+    from benchmarks.torch_policy import TorchOpenVLA, load
 
     model = TorchOpenVLA(loaded.vla_config)
     aside = load(model, files.Tensors.of_folder(folder))

@@ -167,7 +167,7 @@ def test_base_checkpoint_and_adapter_with_film(config):
 
 def torch_backbone(torch, config):
     """The vision backbone of OpenVLA-OFT with timm's names, whole, without FiLM; SigLIP has a pooling head that is not run."""
-    from tests.parity.torch_openvla import Block, Mlp, ViT
+    from benchmarks.torch_policy import Block, Mlp, ViT
 
     nn = torch.nn
 

@@ -21,7 +21,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed (extra `pari
 peft = pytest.importorskip("peft", reason="peft is not installed (extra `parity`)")
 pytest.importorskip("transformers", reason="transformers is not installed (extra `parity`)")
 
-from tests.parity.torch_openvla import TorchOpenVLA, load  # noqa: E402
+from benchmarks.torch_policy import TorchOpenVLA, load  # noqa: E402
 
 ATTENTION = ["q_proj", "v_proj"]
 CONV = "vision_backbone.fused_featurizer.patch_embed.proj"

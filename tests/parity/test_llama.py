@@ -14,7 +14,7 @@ from tests.parity.conftest import FORWARD, POLICY, QUICK, check_forward, check_g
 torch = pytest.importorskip("torch", reason="torch is not installed (extra `parity`)")
 pytest.importorskip("transformers", reason="transformers is not installed (extra `parity`)")
 
-from tests.parity.torch_openvla import llama, load  # noqa: E402
+from benchmarks.torch_policy import llama, load  # noqa: E402
 
 PREFIX = "language_model."
 LENGTH = 9

@@ -18,7 +18,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed (extra `pari
 peft = pytest.importorskip("peft", reason="peft is not installed (extra `parity`)")
 pytest.importorskip("transformers", reason="transformers is not installed (extra `parity`)")
 
-from tests.parity.torch_openvla import TorchOpenVLA, load  # noqa: E402
+from benchmarks.torch_policy import TorchOpenVLA, load  # noqa: E402
 
 SETTINGS = AdapterConfig.from_json({"peft_type": "LORA", "r": 4, "lora_alpha": 4, "target_modules": ".*"})
 

@@ -1,6 +1,7 @@
 """The policy in plain torch and transformers, under the names of the original's checkpoints, as far as it is run.
 
-Written from the description of the model (docs/weights.md); imports torch at once, so tests import it behind `pytest.importorskip`.
+Written from the description of the model (docs/weights.md): what tests of the weights and `benchmarks/step.py` compare with. Imports torch
+at once.
 """
 
 import numpy as np
@@ -12,35 +13,45 @@ from eosjax.models.openvla import IMAGENET_MEAN, IMAGENET_STD
 
 
 class Attention(nn.Module):
+    """Self-attention with one qkv projection."""
+
     def __init__(self, width, heads):
         super().__init__()
         self.heads, self.qkv, self.proj = heads, nn.Linear(width, 3 * width), nn.Linear(width, width)
 
     def forward(self, x):
+        """[... in] -> [... out]."""
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        weights = (q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).softmax(-1)
-        return self.proj((weights @ v).transpose(1, 2).flatten(2))
+        return self.proj(nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
 
 class Mlp(nn.Module):
+    """Two linear layers round the exact GELU."""
+
     def __init__(self, width, hidden):
         super().__init__()
         self.fc1, self.fc2 = nn.Linear(width, hidden), nn.Linear(hidden, width)
 
     def forward(self, x):
+        """[... in] -> [... out]."""
         return self.fc2(nn.functional.gelu(self.fc1(x)))
 
 
 class LayerScale(nn.Module):
+    """A factor a channel."""
+
     def __init__(self, width):
         super().__init__()
         self.scale_factor = nn.Parameter(torch.ones(width))
 
     def forward(self, x):
+        """[... in] -> [... out]."""
         return x * self.scale_factor
 
 
 class Block(nn.Module):
+    """A pre-norm block."""
+
     def __init__(self, vit):
         super().__init__()
         self.norm1, self.norm2 = nn.LayerNorm(vit.width, eps=1e-6), nn.LayerNorm(vit.width, eps=1e-6)
@@ -49,16 +60,20 @@ class Block(nn.Module):
         self.ls1, self.ls2 = (LayerScale(vit.width) if scaled else nn.Identity() for _ in range(2))
 
     def forward(self, x):
+        """[... in] -> [... out]."""
         x = x + self.ls1(self.attn(self.norm1(x)))
         return x + self.ls2(self.mlp(self.norm2(x)))
 
 
 class PatchEmbed(nn.Module):
+    """The patch convolution."""
+
     def __init__(self, vit):
         super().__init__()
         self.proj = nn.Conv2d(3, vit.width, vit.patch_size, vit.patch_size)
 
     def forward(self, x):
+        """[... in] -> [... out]."""
         return self.proj(x).flatten(2).transpose(1, 2)
 
 
@@ -76,11 +91,13 @@ class ViT(nn.Module):
         self.blocks = nn.ModuleList(Block(vit) for _ in range(vit.depth - 1))
 
     def embed(self, images):
+        """Patches with their positions, behind the class and register tokens."""
         x = self.patch_embed(images) + self.pos_embed
         prefix = [getattr(self, name).expand(len(x), -1, -1) for name in ("cls_token", "reg_token") if hasattr(self, name)]
         return torch.cat([*prefix, x], dim=1)
 
     def forward(self, images):
+        """[... in] -> [... out]."""
         x = self.embed(images)
         for block in self.blocks:
             x = block(x)
@@ -88,22 +105,28 @@ class ViT(nn.Module):
 
 
 class VisionBackbone(nn.Module):
+    """Both encoders on [n h w 3] pixels, side by side."""
+
     def __init__(self, config):
         super().__init__()
         self.featurizer, self.fused_featurizer = ViT(config.dino), ViT(config.siglip)
 
     def forward(self, images):
+        """[... in] -> [... out]."""
         pixels = images.permute(0, 3, 1, 2) / 255
         mean, std = torch.tensor(IMAGENET_MEAN).view(3, 1, 1), torch.tensor(IMAGENET_STD).view(3, 1, 1)
         return torch.cat([self.featurizer((pixels - mean) / std), self.fused_featurizer((pixels - 0.5) / 0.5)], dim=-1)
 
 
 class Projector(nn.Module):
+    """Vision features to the width of the language model."""
+
     def __init__(self, vision, width):
         super().__init__()
         self.fc1, self.fc2, self.fc3 = nn.Linear(vision, 4 * vision), nn.Linear(4 * vision, width), nn.Linear(width, width)
 
     def forward(self, x):
+        """[... in] -> [... out]."""
         gelu = nn.functional.gelu
         return self.fc3(gelu(self.fc2(gelu(self.fc1(x)))))
 
