@@ -27,6 +27,8 @@ class DocumentError(UserError):
 
 def read_text(path: Path) -> str:
     """A text file in UTF-8, with or without a byte order mark, whatever the locale; `DocumentError` if it is missing or of another kind."""
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise DocumentError(path, "unreadable file", "not a regular file; a pipe, say, can be read only once")
     try:
         return path.read_text(encoding="utf-8-sig")
     except OSError as error:

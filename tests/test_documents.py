@@ -1,6 +1,7 @@
 """The readers of JSON and YAML against those of the libraries, and what they refuse."""
 
 import json
+import os
 
 import pytest
 import yaml
@@ -95,3 +96,9 @@ def test_any_bytes_are_read_or_refused(path, content):
             read(path)
         except DocumentError:
             continue
+
+
+def test_a_pipe_is_refused_instead_of_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "labels.json")
+    with pytest.raises(DocumentError, match="labels.json: unreadable file: not a regular file"):
+        read_json(tmp_path / "labels.json")

@@ -178,7 +178,7 @@ def test_resume_compares_data_and_labels(whole, data_flags, tmp_path):
     _, err = process.communicate()
     assert process.returncode == 2
     assert re.search(r"--resume: .* was trained on something else:", err)
-    assert re.search(r"  datasets\.\w+\.labels is \w{64}, was \w{64}", err)
+    assert re.search(r"  datasets\.\w+\.labels is \w{64}, was \w{64} \(instructions .*, from --substep_labels_path\)", err)
     assert re.search(r"  share_of_ends is [\d.]+, was [\d.]+", err)
     assert "Traceback" not in err
     assert files() == before

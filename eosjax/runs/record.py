@@ -8,6 +8,7 @@ again, but frozen base weights and data, which must have the recorded fingerprin
 from __future__ import annotations
 
 import dataclasses
+import fnmatch
 import hashlib
 import json
 import types
@@ -226,6 +227,15 @@ MAY_CHANGE = {
 }
 
 
+# What a path in the record speaks of, and the flag that it comes from, for those whose values are fingerprints.
+_MEANINGS = {
+    "datasets.*.frames": "images, states, actions and texts below --data_root_dir",
+    "datasets.*.labels": "instructions and ends of the frames, from --substep_labels_path",
+    "tokenizer": "tokenizer.json below --vla_path",
+    "base": "frozen base weights below --vla_path",
+}
+
+
 class Difference(typing.NamedTuple):
     """One thing that is not as it was."""
 
@@ -234,7 +244,9 @@ class Difference(typing.NamedTuple):
     now: Any
 
     def __str__(self) -> str:
-        return f"{self.what} is {_short(self.now)}, was {_short(self.then)}"
+        group = _group(self.what)
+        meaning = next((f" ({text})" for path, text in _MEANINGS.items() if fnmatch.fnmatchcase(group, path)), "")
+        return f"{self.what} is {_short(self.now)}, was {_short(self.then)}{meaning}"
 
 
 def differences(then: object, now: object) -> list[Difference]:

@@ -102,7 +102,7 @@ def test_differences_are_named_by_dataset_and_many_of_a_kind_once():
     assert any(line.startswith("  datasets.libero_goal_no_noops.statistics.action.q99.0 is 9.0, was ") for line in lines)
     assert any("(and 6 more of datasets.libero_goal_no_noops.statistics.action)" in line for line in lines)
     assert "  datasets.libero_10.held_out.0 is 0, was 1 (and 1 more of datasets.libero_10.held_out)" in lines
-    assert "  base.['vla']['a'] is 5, was 1 (and 1 more of base)" in lines
+    assert "  base.['vla']['a'] is 5, was 1 (frozen base weights below --vla_path) (and 1 more of base)" in lines
     assert any("datasets.other.weight is 2.0, was not there" in line for line in lines)
 
 
