@@ -14,7 +14,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from websockets.exceptions import InvalidHandshake, InvalidStatus, WebSocketException
+from websockets.exceptions import InvalidStatus, WebSocketException
 from websockets.sync.client import ClientConnection, connect
 
 from eosjax.ends.protocols import Clock, Rule
@@ -24,6 +24,7 @@ from eosjax.types import UserError
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0  # seconds between attempts to connect; each pause is twice the last one
 _FORBIDDEN = (400, 401, 403, 404, 426)  # what another attempt does not change
+_BROKEN = (OSError, EOFError, WebSocketException)  # TimeoutError is an OSError; websockets before 15 lets EOFError out
 _REPLY_LIMITS = Limits(entries=100_000)
 
 
@@ -101,7 +102,7 @@ class RemotePolicy:
         while True:
             try:
                 return self._exchange(message, number, until)
-            except (OSError, WebSocketException) as error:  # TimeoutError is an OSError
+            except _BROKEN as error:
                 self.close()
                 if time.monotonic() >= until:
                     raise ServerLostError(f"{self._url}: no reply within {self._deadline:g} s: {_why(error)}") from error
@@ -148,7 +149,7 @@ class RemotePolicy:
                 fault: Exception = error
             except ssl.SSLCertVerificationError as error:
                 raise ServerRefusedError(f"{self._url}: the certificate is not trusted: {error.verify_message}") from error
-            except (OSError, InvalidHandshake, WebSocketException) as error:
+            except _BROKEN as error:
                 fault = error
             self.close()
             if time.monotonic() + pause >= until:

@@ -104,6 +104,22 @@ def test_a_machine_that_accepts_and_says_nothing():
         RemotePolicy(f"ws://127.0.0.1:{silent.getsockname()[1]}", wait=0.2)
 
 
+def test_a_machine_that_closes_at_once():
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def hang_up():
+            while True:
+                try:
+                    listening.accept()[0].close()
+                except OSError:
+                    return
+
+        threading.Thread(target=hang_up, daemon=True).start()
+        with pytest.raises(ServerLostError, match="cannot connect: "):
+            RemotePolicy(f"ws://127.0.0.1:{listening.getsockname()[1]}", wait=0.2)
+        listening.shutdown(socket.SHUT_RDWR)
+
+
 def test_a_late_reply_is_not_taken_for_the_next_one():
     """The same connection brings the reply to an older request first."""
 

@@ -2,7 +2,7 @@ import ssl
 
 import pytest
 import trustme
-from websockets.exceptions import InvalidMessage, InvalidStatus
+from websockets.exceptions import InvalidHandshake, InvalidStatus
 
 from tests.serving.served import ask, observation, running
 
@@ -46,7 +46,7 @@ def test_the_key_is_needed_with_encryption_too(server, authority):
 
 def test_who_speaks_in_the_clear_is_turned_away_and_nobody_else(server, authority):
     server.url = server.url.replace("wss:", "ws:")
-    with pytest.raises((InvalidMessage, OSError)), server.connect():
+    with pytest.raises((InvalidHandshake, OSError, EOFError)), server.connect():
         pass
     server.url = server.url.replace("ws:", "wss:")
     test_encrypted_and_with_a_key(server, authority)
