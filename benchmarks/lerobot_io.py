@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from lerobot.datasets.lerobot_dataset import LeRobotDataset
+from lerobot.datasets.lerobot_dataset import LeRobotDataset  # pyright: ignore[reportMissingImports]
 
 REPO = "made/here"
 BATCH, WINDOW, WARM_UP, CHUNK = 64, 10, 5, 8
@@ -55,8 +55,8 @@ def read(args: argparse.Namespace) -> None:
     dataset = LeRobotDataset(REPO, root=args.folder, video_backend="pyav")
     items = [dataset[index] for index in range(len(dataset))]
     columns = {key: np.stack([item[key].numpy() for item in items]) for key, value in items[0].items() if torch.is_tensor(value)}
-    texts = {key: [item[key] for item in items] for key, value in items[0].items() if isinstance(value, str)}
-    np.savez(args.out, **columns, **texts)
+    columns |= {key: np.array([item[key] for item in items]) for key, value in items[0].items() if isinstance(value, str)}
+    np.savez(args.out, allow_pickle=False, **columns)
 
 
 def load(args: argparse.Namespace) -> None:
