@@ -1,6 +1,7 @@
-"""Speed of data loading: eosjax's loader and a plain `tf.data` pipeline over the same TFRecords.
+"""Speed of data loading: eosjax's loader and a plain `tf.data` pipeline over the same TFRecords, or LeRobot's own over the same videos.
 
     python benchmarks/loader.py
+    LEROBOT_PYTHON=…/bin/python python benchmarks/loader.py --against lerobot --frames 3000 --samples 3000
     python benchmarks/loader.py --samples 5000 --rounds 1
     python benchmarks/loader.py --data_root_dir DIR
 
@@ -14,6 +15,10 @@ actions, in batches of 64. Both contenders run one after the other on the same c
 * first batch: from nothing but imported modules to the first batch, at the beginning and resumed after all the samples. eosjax computes
   the position; tf.data reads everything before it again, but without decoding the images. At the first run on a machine, eosjax also
   compiles its pixel operations, which takes some seconds.
+
+LeRobot's contender is its reader under PyTorch's `DataLoader`, with as many worker processes as eosjax has threads, and torchcodec where
+it loads (it needs FFmpeg). Its samples are the decoded pictures at 256 pixels, without resizing, augmentation and prompts. Memory is that
+of all its processes, shared pages counted once.
 """
 
 from __future__ import annotations
@@ -32,7 +37,7 @@ from pathlib import Path
 from typing import Any
 
 BATCH, WINDOW, WARM_UP, SEED = 64, 10, 5, 7
-NAME = "libero_goal_no_noops"
+NAMES = {"tf.data": "libero_goal_no_noops", "lerobot": "libero_videos"}
 ROOT = Path(__file__).resolve().parents[1]
 Make = Callable[[int], Iterator[Any]]  # number of a batch -> the batches from there on
 
@@ -47,11 +52,11 @@ def eosjax_batches(args: argparse.Namespace) -> Make:
     from eosjax.data.samples.mixture import LabelledDataset, Mixture, stats_of
     from eosjax.data.samples.source import SampleSource
     from eosjax.data.samples.tokens import demo_tokenizer
-    from eosjax.data.specs import spec_for
+    from eosjax.data.sources import describe
 
     def make(start: int) -> Iterator[Any]:
-        spec = spec_for(NAME)
-        store = open_store(args.data_root_dir, NAME, spec, args.cache_dir)
+        spec = describe(args.data_root_dir, NAMES[args.against])
+        store = open_store(args.data_root_dir, NAMES[args.against], spec, args.cache_dir)
         data = Mixture([LabelledDataset(store, spec, task_labels(store), stats_of(store, spec))])
         source = SampleSource(
             data, demo_tokenizer(), np.arange(store.num_episodes), image_size=224, num_images=2, use_proprio=True, image_aug=True
@@ -69,7 +74,7 @@ def tf_batches(args: argparse.Namespace) -> Make:
     with np.load(args.cache_dir / "for_tf.npz") as arrays:
         prompts = (arrays["tasks"].tolist(), arrays["input_ids"])
         bounds = (arrays["low"], arrays["high"])
-    return lambda start: batches(Path(args.data_root_dir), NAME, prompts, bounds, BATCH, start, SEED)
+    return lambda start: batches(Path(args.data_root_dir), NAMES["tf.data"], prompts, bounds, BATCH, start, SEED)
 
 
 def prepare(args: argparse.Namespace) -> None:
@@ -79,10 +84,10 @@ def prepare(args: argparse.Namespace) -> None:
     from eosjax.data.frames.store import open_store
     from eosjax.data.samples.mixture import stats_of
     from eosjax.data.samples.tokens import demo_tokenizer, evaluation_prompt
-    from eosjax.data.specs import spec_for
+    from eosjax.data.sources import describe
 
-    spec = spec_for(NAME)
-    store = open_store(args.data_root_dir, NAME, spec, args.cache_dir)
+    spec = describe(args.data_root_dir, NAMES[args.against])
+    store = open_store(args.data_root_dir, NAMES[args.against], spec, args.cache_dir)
     stats = stats_of(store, spec).action
     tasks = sorted(set(store.tasks))
     tokenizer = demo_tokenizer()
@@ -124,6 +129,38 @@ def _resident_mb() -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
+def write_videos(args: argparse.Namespace) -> None:
+    """Writes a LeRobot dataset with videos (AV1), by LeRobot's own writer."""
+    import numpy as np
+    from loader_scenes import TASK, episodes
+
+    cameras = ("observation.images.image", "observation.images.image2")
+    with tempfile.TemporaryDirectory(dir=args.cache_dir) as folder:
+        for number, episode in enumerate(episodes(args.frames)):
+            columns = dict(zip(cameras, episode.views, strict=True)) | {"observation.state": episode.states, "action": episode.actions}
+            np.savez(Path(folder) / f"{number:06d}.npz", task=np.array(TASK), allow_pickle=False, **columns)
+        target = args.data_root_dir / NAMES["lerobot"]
+        run_lerobot("write", folder, target, "--fps", "20", "--robot_type", "panda", "--codec", "libsvtav1")
+
+
+def run_lerobot(*command: str | Path) -> str:
+    """What a command of benchmarks/lerobot_io.py prints."""
+    python = os.environ.get("LEROBOT_PYTHON")
+    if python is None:
+        raise SystemExit("--against lerobot: set LEROBOT_PYTHON to the Python of an environment with the package lerobot")
+    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
+    arguments = [python, str(ROOT / "benchmarks/lerobot_io.py"), *map(str, command)]
+    return subprocess.run(arguments, env=environment, stdout=subprocess.PIPE, check=True, encoding="utf-8").stdout
+
+
+def run_contender(args: argparse.Namespace, name: str) -> dict[str, Any]:
+    """One measurement of a contender."""
+    if name == "lerobot":
+        folder = args.data_root_dir / NAMES["lerobot"]
+        return json.loads(run_lerobot("load", folder, "--samples", str(args.samples), "--workers", str(args.threads)).splitlines()[-1])
+    return run_child(args, f"{name} run") | run_child(args, f"{name} resume")
+
+
 CONTENDERS = {"eosjax": eosjax_batches, "tf.data": tf_batches}
 ROWS = {
     "rate": ("samples/s", "{:.0f}", "x{:.2f}"),
@@ -137,7 +174,7 @@ ROWS = {
 def run_child(args: argparse.Namespace, task: str) -> dict[str, Any]:
     """Runs one task of this file in a process of its own and returns what it found out."""
     command = [sys.executable, __file__, "--task", task, "--data_root_dir", str(args.data_root_dir), "--cache_dir", str(args.cache_dir)]
-    command += ["--samples", str(args.samples), "--frames", str(args.frames), "--threads", str(args.threads)]
+    command += ["--samples", str(args.samples), "--frames", str(args.frames), "--threads", str(args.threads), "--against", args.against]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]), "TF_CPP_MIN_LOG_LEVEL": "3"}
     child = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True, encoding="utf-8")
     return json.loads(child.stdout.splitlines()[-1])
@@ -149,6 +186,9 @@ def do_task(args: argparse.Namespace) -> dict[str, Any]:
         from loader_tf import synthesise
 
         synthesise(args.data_root_dir, args.frames)
+        return {}
+    if args.task == "write_videos":
+        write_videos(args)
         return {}
     if args.task == "prepare":
         prepare(args)
@@ -162,29 +202,36 @@ def main(args: argparse.Namespace) -> None:
     args.cache_dir = args.cache_dir or Path(tempfile.gettempdir()) / "eosjax_loader_benchmark"
     args.cache_dir.mkdir(parents=True, exist_ok=True)
     if args.data_root_dir is None:
-        args.data_root_dir = args.cache_dir / f"rlds-{args.frames}"
+        made = {"tf.data": "rlds", "lerobot": "lerobot"}[args.against]
+        args.data_root_dir = args.cache_dir / f"{made}-{args.frames}"
         if not args.data_root_dir.exists():
-            final, args.data_root_dir = args.data_root_dir, args.cache_dir / f".rlds-{os.getpid()}"
+            final, args.data_root_dir = args.data_root_dir, args.cache_dir / f".{made}-{os.getpid()}"
             print(f"writing {args.frames} frames to {final}", flush=True)
-            run_child(args, "synthesise")
+            run_child(args, "synthesise" if args.against == "tf.data" else "write_videos")
             os.replace(args.data_root_dir, final)
             args.data_root_dir = final
     run_child(args, "prepare")
-    found: dict[str, list[dict[str, Any]]] = {name: [] for name in CONTENDERS}
-    for _, name in itertools.product(range(args.rounds), CONTENDERS):
-        found[name].append(run_child(args, f"{name} run") | run_child(args, f"{name} resume"))
+    names = ("eosjax", args.against)
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+    for _, name in itertools.product(range(args.rounds), names):
+        found[name].append(run_contender(args, name))
         print(name, {key: round(value, 2) for key, value in found[name][-1].items()}, flush=True)
     cores = len(os.sched_getaffinity(0))
     print(f"\n{args.samples} samples, batch {BATCH}, {cores} cores, medians of {args.rounds} round(s)")
-    print(f"{'':<26}" + "".join(f"{name:>12}" for name in CONTENDERS) + f"{'ratio':>12}")
+    print(f"{'':<26}" + "".join(f"{name:>12}" for name in names) + f"{'ratio':>12}")
     for key, (title, number, ratio) in ROWS.items():
-        ours, theirs = (statistics.median(each[key] for each in found[name]) for name in CONTENDERS)
+        if key not in found[args.against][0]:
+            continue
+        ours, theirs = (statistics.median(each[key] for each in found[name]) for name in names)
         print(f"{title:<26}{number.format(ours):>12}{number.format(theirs):>12}{ratio.format(ours / theirs):>12}")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data_root_dir", type=Path, help=f"folder that holds {NAME}/ as TFRecord; default: one is written")
+    parser.add_argument("--against", choices=sorted(NAMES), default="tf.data", help="the other contender")
+    parser.add_argument(
+        "--data_root_dir", type=Path, help="folder with libero_goal_no_noops/ (TFRecord) or libero_videos/; default: one is written"
+    )
     parser.add_argument("--cache_dir", type=Path, help="folder of what is written; default: in the system's temporary folder")
     parser.add_argument("--samples", type=int, default=20_000, help="samples that each contender reads")
     parser.add_argument("--frames", type=int, default=20_000, help="frames of the dataset that is written")

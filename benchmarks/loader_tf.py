@@ -17,11 +17,11 @@ os.environ["CUDA_VISIBLE_DEVICES"] = ""
 import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
+from loader_scenes import SIZE, STEPS, TASK, Episode, episodes
 from PIL import Image
 from tensorflow_datasets.core.dataset_info import DatasetIdentity
 
 NAME, VERSION = "libero_goal_no_noops", "1.0.0"
-SIZE, STEPS = 256, 100  # pixels, steps of an episode
 CHUNK, TARGET, CROP_AREA = 8, 224, 0.9
 SHUFFLE_BUFFER = 10_000
 
@@ -32,14 +32,11 @@ def synthesise(root: Path, frames: int) -> None:
     target.mkdir(parents=True)
     identity = DatasetIdentity(name=NAME, version=tfds.core.Version(VERSION), data_dir=str(target), module_name=__name__)
     info = tfds.core.DatasetInfo(builder=identity, features=_features())
-    episodes = -(-frames // STEPS)
-    writer = tfds.core.SequentialWriter(info, max_examples_per_shard=-(-episodes // 8))
+    writer = tfds.core.SequentialWriter(info, max_examples_per_shard=-(-frames // STEPS // 8))
     writer.initialize_splits(["train"])
-    rng = np.random.default_rng(0)
-    for episode in range(episodes):
-        views = [_scene(rng) for _ in range(2)]
-        steps = [_step(views, t, rng) for t in range(STEPS)]
-        writer.add_examples({"train": [{"steps": steps, "episode_metadata": {"file_path": f"{episode}.hdf5"}}]})
+    for number, episode in enumerate(episodes(frames)):
+        steps = [_step(episode, t) for t in range(STEPS)]
+        writer.add_examples({"train": [{"steps": steps, "episode_metadata": {"file_path": f"{number}.hdf5"}}]})
     writer.close_all()
 
 
@@ -55,23 +52,12 @@ def _features() -> Any:
     return tfds.features.FeaturesDict({"steps": tfds.features.Dataset(steps), "episode_metadata": {"file_path": tfds.features.Text()}})
 
 
-def _scene(rng: np.random.Generator) -> np.ndarray:
-    """u8 [320 320 3]: soft shades with boxes and some grain, larger than an image so that a window can move over it."""
-    small = rng.integers(40, 215, (6, 6, 3), dtype=np.uint8)
-    scene = np.asarray(Image.fromarray(small).resize((320, 320), Image.Resampling.BICUBIC)).astype(np.float32)
-    for _ in range(12):
-        y, x, h, w = (int(value) for value in rng.integers([0, 0, 10, 10], [300, 300, 90, 90]))
-        scene[y : y + h, x : x + w] = rng.uniform(0, 255, 3)
-    return np.clip(scene + rng.normal(0, 3, scene.shape), 0, 255).astype(np.uint8)
-
-
-def _step(views: list[np.ndarray], t: int, rng: np.random.Generator) -> dict[str, Any]:
-    shift = t * (320 - SIZE) // STEPS
-    windows = [_jpeg(view[shift : shift + SIZE, shift : shift + SIZE]) for view in views]
+def _step(episode: Episode, t: int) -> dict[str, Any]:
+    windows = [_jpeg(view[t]) for view in episode.views]
     return {
-        "observation": {"image": windows[0], "wrist_image": windows[1], "state": rng.normal(size=8).astype(np.float32)},
-        "action": rng.uniform(-1, 1, 7).astype(np.float32),
-        "language_instruction": "put the bowl on the plate",
+        "observation": {"image": windows[0], "wrist_image": windows[1], "state": episode.states[t]},
+        "action": episode.actions[t],
+        "language_instruction": TASK,
     }
 
 
