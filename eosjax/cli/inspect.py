@@ -6,6 +6,7 @@ Exit status: 0 the labels fit (or none were given), 1 they do not fit, or episod
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 from pathlib import Path
 
@@ -14,6 +15,8 @@ import numpy as np
 from eosjax.cli import common, dataset
 from eosjax.config import TrainConfig
 from eosjax.data.labels import LEFT_OUT_BY, unusable_episodes
+from eosjax.data.samples.mixture import stats_of
+from eosjax.data.sources import statistics_warnings
 from eosjax.flag_values import ConfigError, parse_allowances, parse_mixture
 from eosjax.reports.dataset_tables import survey_text
 from eosjax.reports.episode_view import view_episode
@@ -68,6 +71,8 @@ def run(args: argparse.Namespace) -> int:
     else:
         joined = join_what_fits(source, opened.store, args.substep_labels_format, allow)
     result = survey(opened.store, opened.spec, source, joined, args.batch_size)
+    stated = statistics_warnings(args.data_root_dir, member.name, opened.spec, stats_of(opened.store, opened.spec))
+    result = dataclasses.replace(result, warnings=[*result.warnings, *stated])
     files = []
     if args.html:
         files.append((args.html, _page(args, result, opened, joined)))

@@ -11,9 +11,11 @@ from eosjax.data.labels import formats_of
 from eosjax.data.lerobot.description import describe_lerobot
 from eosjax.data.lerobot.info import INFO, read_info
 from eosjax.data.lerobot.source import LeRobotSource
+from eosjax.data.lerobot.statistics import compare_statistics
 from eosjax.data.rlds.info import dataset_dir
 from eosjax.data.rlds.source import RldsSource
 from eosjax.data.specs import DatasetSpec, spec_for
+from eosjax.data.stats import DatasetStats
 
 
 class Source(Protocol):
@@ -70,6 +72,12 @@ def own_labels(data_root: str | Path, name: str) -> Path | None:
     if folder is None or read_info(folder).legacy:
         return None
     return folder if formats_of(folder) else None
+
+
+def statistics_warnings(data_root: str | Path, name: str, spec: DatasetSpec, stats: DatasetStats) -> list[str]:
+    """Where a dataset states statistics of its own that are not those of its frames: lines for the user."""
+    folder = lerobot_folder(data_root, name)
+    return [] if folder is None else compare_statistics(folder, spec, stats)
 
 
 def lerobot_folder(data_root: str | Path, name: str) -> Path | None:

@@ -89,8 +89,9 @@ def _overview_rows(survey: Survey) -> list[Row]:
         ("dataset", f"{survey.dataset}: {survey.episodes:,} episodes of {len(survey.tasks)} task(s), {survey.steps:,} steps"),
         ("cameras", ", ".join(survey.cameras)),
     ]
+    warnings = [("warning", warning) for warning in survey.warnings]
     if survey.labels is None:
-        return [*rows, ("labels", "none given")]
+        return [*rows, ("labels", "none given"), *warnings]
     verdict = "fit" if not survey.problems else f"DO NOT FIT: {len(survey.problems)} problem(s)"
     rows += [
         ("labels", f"{survey.labels}: {verdict}"),
@@ -100,7 +101,7 @@ def _overview_rows(survey: Survey) -> list[Row]:
         counts = ", ".join(f"{ends} in {episodes:,}" for ends, episodes in survey.ends_per_episode[:6])
         more = ", …" if len(survey.ends_per_episode) > 6 else ""
         rows.append(("ends", f"{survey.ends:,}, {survey.share_of_ends:.2%} of the steps; in an episode: {counts}{more}"))
-    rows += [("warning", warning) for warning in survey.warnings]
+    rows += warnings
     if survey.substep_steps is not None:
         lengths = survey.substep_steps
         seconds = f"{lengths.median / survey.control_hz:.2f} s"

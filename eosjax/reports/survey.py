@@ -98,7 +98,7 @@ class Survey:
         ends, share_of_ends: of the matched episodes.
         episodes_without_end: matched episodes in which no sub-step ends.
         problems: what does not fit, or cannot be right; empty when training would accept the labels.
-        warnings: what is unlikely in the labels that fit.
+        warnings: what is unlikely in the labels that fit, and statistics that the dataset states otherwise.
         ends_per_episode: pairs (ends, matched episodes that have as many).
         substep_steps: steps of the sub-steps that end.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 
@@ -11,14 +12,20 @@ from eosjax.data.labels.advice import advise_positives
 from eosjax.data.labels.plausibility import Finding, check_dataset, refuse_impossible
 from eosjax.data.samples.mixture import LabelledDataset
 from eosjax.data.samples.source import SampleSource
+from eosjax.data.sources import statistics_warnings
 from eosjax.data.stats import describe
 from eosjax.flag_values import ConfigError
 from eosjax.names import is_blank
 from eosjax.runs.data import RunData, share_of_ends
 
 
-def describe_data(data: RunData) -> list[str]:
-    """Lines for the console: what is trained on, what was left out, and dimensions that normalisation would blow up."""
+def describe_data(data: RunData, data_root: Path) -> list[str]:
+    """Lines for the console: what is trained on, what was left out, dimensions that normalisation would blow up, statistics that differ.
+
+    Args:
+        data: of the run.
+        data_root: folder of its datasets.
+    """
     lines = []
     for split, kind in ((data.train, "training"), (data.val, "validation")):
         if split is not None:
@@ -30,6 +37,8 @@ def describe_data(data: RunData) -> list[str]:
         lines.extend(_left_out(dataset))
         lines.extend(unlikely_labels(dataset))
         lines.extend(_near_constant(dataset))
+        found = statistics_warnings(data_root, dataset.name, dataset.spec, dataset.stats)
+        lines.extend(f"warning: {dataset.name}: {line}" for line in found)
     return lines
 
 

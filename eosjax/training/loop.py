@@ -94,7 +94,7 @@ def run(config: TrainConfig, report: Report | None = None) -> None:
     config, tuned = tune_counts(config, share)
 
     console = Console(config.max_steps, quiet=jax.process_index() != 0)
-    for line in [*describe_data(data), *([tuned] if tuned else [])]:
+    for line in [*describe_data(data, config.data_root_dir), *([tuned] if tuned else [])]:
         console.line(line)
     vla_config = suit_device(config, policy.vla_config(config, data.mixture.spec), data.train.length, devices[0], console.line)
     learner = make_learner(config, vla_config, share)

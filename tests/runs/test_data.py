@@ -62,11 +62,11 @@ def test_labels_that_no_robot_has_are_refused_and_unlikely_ones_told(mixed):
     data = open_data(mixed, POLICY)
     goal = data.mixture.datasets[0]
     check_plausible(goal)
-    assert sum("come right behind another end" in line for line in describe_data(data)) == 0
+    assert sum("come right behind another end" in line for line in describe_data(data, Path())) == 0
     goal.labels.ends[::2] = goal.labels.ends[1] = True
     with pytest.raises(ImplausibleError, match=r"the labels of libero_goal: cannot be right:\n  68.2% of the steps are ends"):
         check_plausible(goal)
-    assert sum(line.startswith("warning: libero_goal: ") and "come right behind" in line for line in describe_data(data)) == 1
+    assert sum(line.startswith("warning: libero_goal: ") and "come right behind" in line for line in describe_data(data, Path())) == 1
 
 
 def test_a_checkpoint_that_is_not_there_is_refused_at_once(tmp_path):
@@ -137,7 +137,7 @@ def test_a_mixture_is_opened_and_described(mixed):
         assert all(((first <= side.episodes) & (side.episodes < last)).any() for side in (data.train, data.val))
     assert list(data.mixture.stats) == ["libero_goal", "libero_10"]
     assert np.flatnonzero(data.mixture.labels.ends).tolist() == [5, 9, 14, 21, 24, 32, 36]
-    lines = describe_data(data)
+    lines = describe_data(data, Path())
     goal, ten = np.diff(data.train.first_samples)
     assert lines[0] == f"{goal + ten} training samples of {len(data.train.episodes)} episodes of libero_goal + libero_10"
     assert f"libero_goal: {2 * goal / (2 * goal + ten):.1%} of the samples (weight 2)" in lines
@@ -182,7 +182,7 @@ def test_unlabelled_episodes_are_refused_or_left_out(mixed):
     data = open_data(dataclasses.replace(fewer, allow="unlabelled"), POLICY)
     assert data.val is not None
     assert sorted([*data.train.episodes, *data.val.episodes]) == [0, 1, 2, 3, 4, 6]
-    assert "libero_10: 1 of 3 episodes have no labels and are left out" in describe_data(data)
+    assert "libero_10: 1 of 3 episodes have no labels and are left out" in describe_data(data, Path())
     assert data.mixture.stats["libero_10"].num_trajectories == 3  # of all episodes
 
 
@@ -198,7 +198,7 @@ def test_episodes_without_task_or_steps_are_refused_or_left_out(mixed, monkeypat
     assert data.val is not None
     assert sorted([*data.train.episodes, *data.val.episodes]) == [0, 3]
     assert "".join(data.train.data.labels.instructions) == "...task 0task 1"
-    lines = describe_data(data)
+    lines = describe_data(data, Path())
     assert "libero_goal: 1 of 4 episodes have no steps and are left out" in lines
     assert "libero_goal: 1 of 4 episodes have no task instruction and are left out" in lines
     assert not [line for line in lines if "no labels" in line]

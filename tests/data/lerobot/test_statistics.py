@@ -1,0 +1,76 @@
+import json
+
+import numpy as np
+import pytest
+
+from eosjax.data.lerobot.statistics import compare_statistics
+from eosjax.data.specs import DatasetSpec
+from eosjax.data.stats import compute_stats
+
+SPEC = DatasetSpec(state_keys=("joints", "finger"), action_size=3, proprio_size=3, gripper="percent_open")
+
+
+@pytest.fixture
+def stated(tmp_path):
+    """A function (changes of the stated numbers) -> the lines."""
+    random = np.random.default_rng(0)
+    actions, proprio = random.normal(size=(100, 3)), random.normal(size=(100, 3))
+    stats = compute_stats(actions, proprio, 2, SPEC.action_mask)
+
+    def numbers(field, columns):
+        return {key: getattr(field, key)[columns].tolist() for key in ("min", "max", "mean", "std", "q01", "q99")}
+
+    def lines(change=lambda content: None, spec=SPEC):
+        state = {"joints": numbers(stats.proprio, slice(0, 2)), "finger": numbers(stats.proprio, slice(2, 3))}
+        content = {"action": numbers(stats.action, slice(None))} | state
+        content["action"]["max"][2] *= 100  # the gripper, which is stored in per cent
+        change(content)
+        (tmp_path / "meta").mkdir(exist_ok=True)
+        (tmp_path / "meta/stats.json").write_text(json.dumps(content))
+        return compare_statistics(tmp_path, spec, stats)
+
+    return lines
+
+
+def test_statistics_of_the_frames_are_no_matter(stated, tmp_path):
+    assert stated() == []
+    assert compare_statistics(tmp_path / "none", SPEC, None) == []  # pyright: ignore[reportArgumentType]
+
+
+def test_what_differs_beyond_rounding_is_named(stated):
+    def change(content):
+        content["action"]["q01"][1] -= 2
+        content["finger"]["std"] = [9.0]
+        content["joints"]["mean"][0] += 1e-5
+
+    action, state = stated(change)
+    assert action.startswith("meta/stats.json: action: differs from the frames: q01 by 0.")
+    assert "(dimension 1); the statistics of the frames are used" in action
+    assert state.startswith("meta/stats.json: state: differs from the frames: std by ")
+    assert "(dimension 2)" in state
+
+
+def test_numbers_that_are_missing_too_few_or_no_numbers(stated):
+    def change(content):
+        del content["action"]["q01"]
+        content["action"]["q99"] = [1.0]
+        content["joints"]["min"] = [float("nan"), 0.0]
+
+    few, state = stated(change)
+    assert few == "meta/stats.json: action: expected 3 numbers for q99, got 1"
+    assert "min by nan of the range (dimension 0)" in state
+
+
+def test_what_the_description_changes_is_not_compared(stated):
+    def change(content):
+        content["action"]["std"] = [9.0] * 3
+
+    assert stated(change, DatasetSpec(**vars(SPEC) | {"motion": "target_minus_state"})) == []
+    assert stated(change, DatasetSpec(**vars(SPEC) | {"skip_first": 1})) == []
+
+
+def test_a_damaged_file_is_a_warning(stated, tmp_path):
+    stated()
+    (tmp_path / "meta/stats.json").write_text("{")
+    (line,) = compare_statistics(tmp_path, SPEC, None)  # pyright: ignore[reportArgumentType]
+    assert "stats.json: not JSON" in line
