@@ -37,7 +37,7 @@ class ServerRefusedError(UserError):
 
 
 class RemotePolicy:
-    """The policy of a server. Connects at once, and again whenever the connection is lost.
+    """The policy of a server, for one thread. Connects at once, and again whenever the connection is lost.
 
     A reply belongs to its request: it has the request's number, and a connection on which one is overdue is given up. The state of
     the server changes no answer, so that a request may go to a server that was started anew.

@@ -14,11 +14,13 @@ import contextlib
 import dataclasses
 import logging
 import signal
+import socket
 import ssl
 import time
 from collections.abc import Callable
 from typing import Any
 
+from websockets.asyncio.server import Server as WebsocketServer
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 from websockets.frames import CloseCode
@@ -107,29 +109,11 @@ class Server:
           UserError: the address cannot be listened on.
         """
         settings = self._settings
-        await asyncio.to_thread(self._warm_up)
-        quiet = logging.Logger("websockets", logging.CRITICAL)  # it would show a traceback for each stranger who speaks something else
+        address = _bind(settings.host, settings.port)  # before the networks are compiled, which may take minutes
         try:
-            server = await serve(
-                self._handle,
-                settings.host,
-                settings.port,
-                ssl=settings.tls,
-                origins=[None],  # no page in a browser speaks for a robot
-                compression=None,
-                max_size=settings.max_bytes,
-                max_queue=1,
-                open_timeout=settings.open_seconds,
-                ping_interval=settings.ping_seconds,
-                ping_timeout=settings.ping_seconds,
-                process_request=Door(settings.api_key, self._metrics, self._stopping.is_set, self._is_full),
-                server_header=None,
-                logger=quiet,
-            )
-        except OSError as error:
-            raise UserError(f"{settings.host}:{settings.port}: cannot be listened on: {error.strerror or error}") from error
-        try:
-            started(server.sockets[0].getsockname()[1])
+            await asyncio.to_thread(self._warm_up)
+            server = await self._listen(address)
+            started(address.getsockname()[1])
             await self._stopping.wait()
             server.close(close_connections=False)
             idle = [connection.close(CloseCode.GOING_AWAY, "the server stops") for connection in self._open - self._busy]
@@ -138,11 +122,30 @@ class Server:
         finally:
             for connection in self._open:
                 connection.transport.abort()
+            address.close()
             await asyncio.to_thread(self._inference.close, settings.drain_seconds)
 
     def stop(self) -> None:
         """Ends `run`. To be called in its event loop."""
         self._stopping.set()
+
+    async def _listen(self, address: socket.socket) -> WebsocketServer:
+        settings = self._settings
+        return await serve(
+            self._handle,
+            sock=address,
+            ssl=settings.tls,
+            origins=[None],  # no page in a browser speaks for a robot
+            compression=None,
+            max_size=settings.max_bytes,
+            max_queue=1,
+            open_timeout=settings.open_seconds,
+            ping_interval=settings.ping_seconds,
+            ping_timeout=settings.ping_seconds,
+            process_request=Door(settings.api_key, self._metrics, self._stopping.is_set, self._is_full),
+            server_header=None,
+            logger=logging.Logger("websockets", logging.CRITICAL),  # a traceback for each stranger who speaks something else
+        )
 
     def _warm_up(self) -> None:
         rows = 1
@@ -254,6 +257,22 @@ def serve_until_stopped(server: Server, started: Callable[[int], None]) -> None:
         await server.run(started)
 
     asyncio.run(run())
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    """An address that nobody else listens on, and that does not yet take connections; `UserError` if it cannot be had."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        found = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise UserError(f"{host}:{port}: cannot be listened on: {error.strerror or error}") from error
+    try:
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        found.bind(address)
+    except OSError as error:
+        found.close()
+        raise UserError(f"{host}:{port}: cannot be listened on: {error.strerror or error}") from error
+    return found
 
 
 async def _refuse(connection: ServerConnection, text: str) -> None:

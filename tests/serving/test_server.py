@@ -333,9 +333,15 @@ def test_settings_that_do_not_fit_the_policy():
 
 def test_a_port_that_is_taken():
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        with pytest.raises(UserError, match=f"127.0.0.1:{port}: cannot be listened on: .*in use"), running(port=port):
+        port, policy = taken.getsockname()[1], StubPolicy()
+        with pytest.raises(UserError, match=f"127.0.0.1:{port}: cannot be listened on: .*in use"), running(policy, port=port):
             pass
+    assert policy.warm == [], "told before the networks are compiled"
+
+
+def test_an_address_that_is_none_of_this_machine():
+    with pytest.raises(UserError, match="192.0.2.1:0: cannot be listened on: "), running(host="192.0.2.1"):
+        pass
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
