@@ -12,6 +12,7 @@ TRAIN_MODULES = (
     "av",
     "draccus",
     "grain",
+    "gymnasium",
     "jinja2",
     "markupsafe",
     "matplotlib",

@@ -37,7 +37,8 @@ MAY_IMPORT = {
     "serving": BASE | {"models", "data", "ends", "runs"},
     "reports": CORE,
     "bench": CORE | {"training", "reports"},
-    "cli": CORE | {"training", "serving", "reports", "bench"},
+    "envs": CORE | {"serving"},
+    "cli": CORE | {"training", "serving", "reports", "bench", "envs"},
     "__main__": {"cli"},
 }
 TENSORFLOW, JAX = {"tensorflow", "tensorflow_datasets"}, {"jax", "flax", "optax", "orbax"}

@@ -25,6 +25,8 @@ COMMANDS = {
     "export": "write the policy of a training run for PyTorch: heads, PEFT adapter or merged checkpoint",
     "serve": "serve the policy of a training run to robots",
     "evaluate": "measure how well the policy of a training run detects sub-step ends",
+    "rollout": "let the policy of a training run act in an environment, and measure who should switch sub-steps",
+    "collect": "collect demonstrations by a scripted expert as a dataset",
     "cache-hidden": "store the hidden states of the policy of a training run, to train heads on them",
     "bench": "compare ways to train the EOS head",
     "score": "measure how well scores from a file detect sub-step ends",

@@ -197,6 +197,7 @@ SPECS: dict[str, DatasetSpec] = {
     "bridge_dataset": _BRIDGE,
     **{f"aloha1_{task}": _ALOHA for task in _ALOHA_TASKS},
     "eosjax_demo": dataclasses.replace(_LIBERO, chunk=4),  # short chunks: faster on a CPU
+    "demo_table": dataclasses.replace(_LIBERO, chunk=4),  # what `eosjax collect --env demo` writes
 }
 
 # Required in a user's description of an RLDS dataset: a wrong default would train on wrong values without any error.

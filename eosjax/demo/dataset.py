@@ -6,32 +6,27 @@ separate process writes it, because only that process loads TensorFlow.
 
 from __future__ import annotations
 
-import io
-import json
 import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from itertools import repeat
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 from eosjax.data.process import exit_with, run_module
+from eosjax.data.rlds.write import LABELS_FILE, VERSION, Recorded, jpeg, write_dataset
 from eosjax.demo.render import SIZE, render
 from eosjax.demo.simulator import SUBSTEP_ACTIONS, Rollout, instruction, simulate, substep_instructions
 
 DATASET_NAME = "eosjax_demo"
 EPISODES = 240
 _VERSION = "1.0.0"  # raise it when the simulation changes, so that old files are not taken for new ones
-_SHARDS = 4  # more than one, as in real datasets: the reading order of the episodes then differs from the writing order
-_LABELS = "substep_labels.json"
 
 
 class DemoPaths(NamedTuple):
@@ -81,11 +76,11 @@ def ensure_demo(root: Path, episodes: int = EPISODES, seed: int = 0) -> DemoPath
             _publish(scratch / "data", home)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
-    expected = (_LABELS, f"{DATASET_NAME}/{_VERSION}/dataset_info.json")
+    expected = (LABELS_FILE, f"{DATASET_NAME}/{VERSION}/dataset_info.json")
     missing = [file for file in expected if not (home / file).is_file()]
     if missing:
         raise FileExistsError(f"demo: {home} exists but is no demo dataset: expected {', '.join(missing)} in it; move it away")
-    return DemoPaths(home, DATASET_NAME, home / _LABELS)
+    return DemoPaths(home, DATASET_NAME, home / LABELS_FILE)
 
 
 def _publish(source: Path, home: Path) -> None:
@@ -99,120 +94,32 @@ def _publish(source: Path, home: Path) -> None:
 
 def _write(folder: Path, episodes: int, seed: int) -> None:
     """Writes dataset and labels into the new folder `folder`."""
-    import tensorflow_datasets as tfds
-    from tensorflow_datasets.core.dataset_info import DatasetIdentity
-
-    target = folder / DATASET_NAME / _VERSION
-    target.mkdir(parents=True)
-    identity = DatasetIdentity(
-        name=DATASET_NAME, version=tfds.core.Version(_VERSION), data_dir=str(target), module_name="eosjax.demo.dataset"
-    )
-    info = tfds.core.DatasetInfo(builder=identity, features=_features(tfds))
-    writer = tfds.core.SequentialWriter(info, max_examples_per_shard=-(-episodes // _SHARDS))
-    writer.initialize_splits(["train"])
-    bodies = {}
     with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
         records = pool.map(_record, range(episodes), repeat(seed))
-        for example, body in tqdm(records, "generating the demo", episodes, unit="episode", disable=not sys.stderr.isatty()):
-            writer.add_examples({"train": [example]})
-            bodies[example["episode_metadata"]["file_path"]] = body
-    writer.close_all()
-    labels: dict[str, dict[str, Any]] = {}
-    for number, file_path in enumerate(_read_order(tfds, target)):
-        body = bodies[file_path]
-        labels.setdefault(body["instruction"].replace(" ", "_"), {})[f"episode_{number}"] = body
-    (folder / _LABELS).write_text(json.dumps({DATASET_NAME: labels}), encoding="utf-8")
+        shown = tqdm(records, "generating the demo", episodes, unit="episode", disable=not sys.stderr.isatty())
+        write_dataset(folder, DATASET_NAME, "eosjax.demo.dataset", SIZE, episodes, shown)
 
 
-def _record(index: int, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Episode `index` as RLDS wants it, and its entry in the label file."""
+def _record(index: int, seed: int) -> Recorded:
+    """Episode `index` as it is written; reward at the last step, as in LIBERO."""
     episode = demo_episode(index, seed)
-    return _example(episode, f"{DATASET_NAME}/{index:05d}.hdf5"), _label_body(episode.rollout)
-
-
-def _features(tfds: Any) -> Any:
-    """The features of the LIBERO datasets."""
-    image = tfds.features.Image(shape=(SIZE, SIZE, 3), dtype=np.uint8, encoding_format="jpeg")
-    steps = {
-        "observation": {
-            "image": image,
-            "wrist_image": image,
-            "state": tfds.features.Tensor(shape=(8,), dtype=np.float32),
-            "joint_state": tfds.features.Tensor(shape=(7,), dtype=np.float32),
-        },
-        "action": tfds.features.Tensor(shape=(7,), dtype=np.float32),
-        "language_instruction": tfds.features.Text(),
-        "is_first": tfds.features.Scalar(dtype=np.bool_),
-        "is_last": tfds.features.Scalar(dtype=np.bool_),
-        "is_terminal": tfds.features.Scalar(dtype=np.bool_),
-        "discount": tfds.features.Scalar(dtype=np.float32),
-        "reward": tfds.features.Scalar(dtype=np.float32),
-    }
-    return tfds.features.FeaturesDict({"steps": tfds.features.Dataset(steps), "episode_metadata": {"file_path": tfds.features.Text()}})
-
-
-def _example(episode: DemoEpisode, file_path: str) -> dict[str, Any]:
-    """One episode as RLDS wants it; reward and termination at the last step, as in LIBERO."""
     rollout = episode.rollout
     fingers = 0.5 * rollout.opening[:, None] * np.array([1.0, -1.0], np.float32)
     state = np.concatenate([rollout.hand, rollout.rotation, fingers], axis=1)
-    joints = state[:, :7]  # there is no arm: pose and one finger replace its joints
-    task = instruction(rollout.scene)
-    last = len(state) - 1
-    steps = [
-        {
-            "observation": {
-                "image": _jpeg(episode.image[t]),
-                "wrist_image": _jpeg(episode.wrist_image[t]),
-                "state": state[t],
-                "joint_state": joints[t],
-            },
-            "action": rollout.action[t],
-            "language_instruction": task,
-            "is_first": t == 0,
-            "is_last": t == last,
-            "is_terminal": t == last,
-            "discount": 1.0,
-            "reward": float(t == last),
-        }
-        for t in range(len(state))
-    ]
-    return {"steps": steps, "episode_metadata": {"file_path": file_path}}
-
-
-def _jpeg(picture: np.ndarray) -> io.BytesIO:
-    file = io.BytesIO()
-    Image.fromarray(picture).save(file, "JPEG", quality=95, subsampling=0)
-    file.seek(0)
-    return file
-
-
-def _label_body(rollout: Rollout) -> dict[str, Any]:
-    """The entry of one episode in the label file; every step is listed."""
-    names = substep_instructions(rollout.scene)
-    return {
-        "instruction": instruction(rollout.scene),
-        "total_timesteps": len(rollout.end),
-        "timestep_labels": [
-            {
-                "timestep": t,
-                "action": SUBSTEP_ACTIONS[substep],
-                "APD_step": names[substep],
-                "cycle": 0,
-                "is_substep_end": bool(end),
-            }
-            for t, (substep, end) in enumerate(zip(rollout.substep, rollout.end, strict=True))
-        ],
-    }
-
-
-def _read_order(tfds: Any, folder: Path) -> Sequence[str]:
-    """The `file_path` of every episode in TFDS's reading order, which interleaves the shards; read back from the dataset."""
-    only_metadata = tfds.decode.PartialDecoding({"episode_metadata": {"file_path": True}})
-    dataset = tfds.builder_from_directory(str(folder)).as_dataset(
-        split="train", shuffle_files=False, decoders=only_metadata, read_config=tfds.ReadConfig(try_autocache=False)
+    return Recorded(
+        file_path=f"{DATASET_NAME}/{index:05d}.hdf5",
+        task=instruction(rollout.scene),
+        images=[jpeg(picture) for picture in episode.image],
+        wrist_images=[jpeg(picture) for picture in episode.wrist_image],
+        state=state,
+        joints=state[:, :7],  # there is no arm: pose and one finger replace its joints
+        action=rollout.action,
+        reward=(np.arange(len(state)) == len(state) - 1).astype(np.float32),
+        plan=substep_instructions(rollout.scene),
+        verbs=SUBSTEP_ACTIONS,
+        substep=rollout.substep,
+        end=rollout.end,
     )
-    return [episode["episode_metadata"]["file_path"].numpy().decode() for episode in dataset]
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""Images of the simulated table: painter's algorithm over projected polygons, drawn by Pillow at twice the size."""
+"""Images of simulated tables: painter's algorithm over projected polygons, drawn by Pillow at twice the size.
+
+A row is a table at a moment: the steps of a recording, or many tables at once. What is drawn depends on the row alone.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw
 
-from eosjax.demo.simulator import OPEN, PLATE_HEIGHT, PLATE_RADIUS, Rollout
+from eosjax.demo.simulator import OPEN, PLATE_HEIGHT, PLATE_RADIUS, Block, Rollout, Scene
 
 SIZE = 64  # pixels, height and width
 _SCALE = 2  # drawn larger and averaged down, for smooth edges
@@ -32,12 +35,26 @@ _WRIST_HEIGHT = 0.12  # of the wrist camera above the finger tips
 
 Colour = tuple[int, int, int]
 Camera = Callable[[np.ndarray], np.ndarray]  # world points [T k 3] -> pixels [T k 2]
+_NAMES = tuple(_RGB)
+_BASE = np.array(list(_RGB.values()))  # [colours 3]
 
 
-class _Polygon(NamedTuple):
-    points: np.ndarray  # [T k 2] pixels
+class Rows(NamedTuple):
+    """T tables to draw."""
+
+    scenes: Sequence[Scene]
+    hand: np.ndarray  # f [T 3]
+    yaw: np.ndarray  # f [T]
+    opening: np.ndarray  # f [T]
+    blocks: np.ndarray  # f [T b 4]: x, y, z of the bottom, yaw; what a scene does not have is not drawn
+
+
+class _Face(NamedTuple):
+    points: np.ndarray  # [T k 3], in the world
+    colour: np.ndarray  # [T] or [1]: index of the colour
     visible: np.ndarray  # bool [T]
-    colour: Colour
+    light: float = 1.0
+    one_sided: bool = False  # drawn only where it looks at the camera
 
 
 def _third_person(points: np.ndarray) -> np.ndarray:
@@ -61,13 +78,13 @@ def _wrist_camera(hand: np.ndarray, yaw: np.ndarray) -> Camera:
     return project
 
 
-def _ring(centre: np.ndarray, radius: float, corners: int, yaw: np.ndarray | float) -> np.ndarray:
+def _ring(centre: np.ndarray, radius: np.ndarray | float, corners: int, yaw: np.ndarray | float) -> np.ndarray:
     """Corners [T k 3] of a horizontal regular polygon, counter-clockwise from above.
 
     `radius` is half the side of a square, and the distance of the corners of any other polygon.
     """
     angle = np.reshape(yaw, (-1, 1)) + 2 * np.pi * (np.arange(corners) + 0.5) / corners
-    reach = radius * (np.sqrt(2.0) if corners == 4 else 1.0)
+    reach = np.reshape(radius, (-1, 1, 1)) * (np.sqrt(2.0) if corners == 4 else 1.0)
     flat = reach * np.stack([np.cos(angle), np.sin(angle), np.zeros_like(angle)], axis=-1)
     return centre[:, None] + flat
 
@@ -79,99 +96,149 @@ def _box(centre: np.ndarray, half: tuple[float, float], yaw: np.ndarray) -> np.n
     return centre[:, None] + np.stack([cos * x - sin * y, sin * x + cos * y, np.zeros(cos.shape) + 0 * x], axis=-1)
 
 
-def _flat(camera: Camera, ring: np.ndarray, colour: str) -> _Polygon:
-    return _Polygon(camera(ring), np.ones(len(ring), bool), _RGB[colour])
-
-
-def _prism(camera: Camera, ring: np.ndarray, height: float, colour: str) -> list[_Polygon]:
-    """The faces of an upright prism on `ring` that look at the camera, the top last."""
-    low, high = camera(ring), camera(ring + np.array([0.0, 0.0, height]))
+def _prism(ring: np.ndarray, height: np.ndarray | float, colour: np.ndarray, visible: np.ndarray) -> list[_Face]:
+    """The faces of an upright prism on `ring`, the top last."""
+    low, high = ring, ring.copy()
+    high[..., 2] += np.reshape(height, (-1, 1))
     faces = []
     corners = ring.shape[1]
     for i in range(corners):
         j = (i + 1) % corners
         face = np.stack([low[:, i], low[:, j], high[:, j], high[:, i]], axis=1)
-        side, rise = face[:, 1] - face[:, 0], face[:, 3] - face[:, 0]
-        outward = side[:, 0] * rise[:, 1] - side[:, 1] * rise[:, 0] < 0  # pixel rows count downwards
-        shade = 0.62 + 0.14 * np.cos(2 * np.pi * (i + 1) / corners)
-        faces.append(_Polygon(face, outward, _lit(_RGB[colour], shade)))
-    return [*faces, _Polygon(high, np.ones(len(ring), bool), _RGB[colour])]
+        faces.append(_Face(face, colour, visible, 0.62 + 0.14 * np.cos(2 * np.pi * (i + 1) / corners), one_sided=True))
+    return [*faces, _Face(high, colour, visible)]
 
 
-def _lit(colour: Colour, light: float) -> Colour:
+def _lit(colour: Sequence[int], light: float) -> Colour:
     red, green, blue = (min(255 - _NOISE, int(channel * light)) for channel in colour)
     return red, green, blue
 
 
-def _shadow(camera: Camera, ring: np.ndarray) -> _Polygon:
+def _colour(name: str) -> np.ndarray:
+    return np.array([_NAMES.index(name)])
+
+
+def _shadow(ring: np.ndarray, visible: np.ndarray) -> _Face:
     """The shadow of `ring` on the table."""
     cast = ring * [1.0, 1.0, 0.0]
     cast[..., 0] += _SUN * ring[..., 2]
-    return _flat(camera, cast, "shadow")
+    return _Face(cast, _colour("shadow"), visible)
 
 
-def _props(camera: Camera, rollout: Rollout, shadows: Sequence[_Polygon] = ()) -> list[_Polygon]:
-    """Plates, shadows, blocks. The target is drawn last, because it may stand on a plate and pass over the others."""
-    steps = len(rollout.hand)
+def _props(rows: Rows, shadows: Sequence[_Face] = ()) -> list[_Face]:
+    """Plates, shadows, blocks. The target is drawn after the other block, unless that is above it."""
+    steps = len(rows.hand)
     layers = []
-    for plate in rollout.scene.plates:
-        centre = np.tile([*plate.xy, PLATE_HEIGHT], (steps, 1))
-        layers.append(_flat(camera, _ring(centre, PLATE_RADIUS, 16, 0.0), plate.colour))
-    target = rollout.scene.blocks[0]
-    layers += [*shadows, _shadow(camera, _ring(rollout.block[:, :3], target.radius, 8, 0.0))]
-    for number, block in reversed(list(enumerate(rollout.scene.blocks))):
-        pose = rollout.block if number == 0 else np.tile([*block.xy, 0.0, block.yaw], (steps, 1))
-        corners = 4 if block.shape == "cube" else 10
-        layers += _prism(camera, _ring(pose[:, :3], block.radius, corners, pose[:, 3]), block.height, block.colour)
+    for number in range(max(len(scene.plates) for scene in rows.scenes)):
+        there = np.array([len(scene.plates) > number for scene in rows.scenes])
+        plates = [scene.plates[number if number < len(scene.plates) else 0] for scene in rows.scenes]
+        centre = np.array([[*plate.xy, PLATE_HEIGHT] for plate in plates])
+        colour = np.array([_NAMES.index(plate.colour) for plate in plates])
+        layers.append(_Face(_ring(centre, PLATE_RADIUS, 16, 0.0), colour, there))
+    count = max(len(scene.blocks) for scene in rows.scenes)
+    kinds = [[scene.blocks[n] if n < len(scene.blocks) else None for scene in rows.scenes] for n in range(count)]
+    layers += shadows
+    for number in range(count):
+        there = np.array([block is not None for block in kinds[number]])
+        lifted = there & (rows.blocks[:, number, 2] > PLATE_HEIGHT + 1e-3) if number else there
+        radius = np.array([0.02 if block is None else block.radius for block in kinds[number]])
+        layers.append(_shadow(_ring(rows.blocks[:, number, :3], radius, 8, 0.0), lifted))
+    above = rows.blocks[:, -1, 2] > rows.blocks[:, 0, 2] + 1e-3 if count > 1 else np.zeros(steps, bool)
+    if above.any():
+        layers += _block(rows, kinds[0], 0, above)
+    for number in reversed(range(count)):
+        layers += _block(rows, kinds[number], number, ~above if number == 0 else np.ones(steps, bool))
     return layers
 
 
-def _hand_outside(rollout: Rollout) -> tuple[list[_Polygon], list[_Polygon]]:
+def _block(rows: Rows, blocks: Sequence[Block | None], number: int, drawn: np.ndarray) -> list[_Face]:
+    """The block with this number on each table, where it is to be drawn."""
+    faces = []
+    for shape, corners in (("cube", 4), ("cylinder", 10)):
+        visible = drawn & np.array([block is not None and block.shape == shape for block in blocks])
+        if visible.any():
+            radius, height, colour = np.array(
+                [(0.02, 0.05, 0) if each is None else (each.radius, each.height, _NAMES.index(each.colour)) for each in blocks]
+            ).T
+            pose = rows.blocks[:, number]
+            faces += _prism(_ring(pose[:, :3], radius, corners, pose[:, 3]), height, colour.astype(int), visible)
+    return faces
+
+
+def _hand_outside(rows: Rows) -> tuple[list[_Face], list[_Face]]:
     """The shadows and the body of the gripper as the third-person camera sees them."""
-    hand, yaw = rollout.hand, rollout.rotation[:, 2]
+    hand, yaw = rows.hand, rows.yaw
+    always = np.ones(len(hand), bool)
     along = np.stack([np.cos(yaw), np.sin(yaw), np.zeros_like(yaw)], axis=-1)
-    reach = 0.5 * rollout.opening[:, None] + 0.007
+    reach = 0.5 * rows.opening[:, None] + 0.007
     palm = _box(hand + np.array([0.0, 0.0, 0.05]), (0.5 * OPEN + 0.014, 0.016), yaw)
     fingers = [_box(hand + side * reach * along, (0.007, 0.012), yaw) for side in (-1.0, 1.0)]
-    shadows = [_shadow(_third_person, ring) for ring in (*fingers, palm)]
-    sides = [polygon for finger in fingers for polygon in _prism(_third_person, finger, 0.05, "hand")]
-    return shadows, [*sides, *_prism(_third_person, palm, 0.02, "palm")]
+    shadows = [_shadow(ring, always) for ring in (*fingers, palm)]
+    sides = [face for finger in fingers for face in _prism(finger, 0.05, _colour("hand"), always)]
+    return shadows, [*sides, *_prism(palm, 0.02, _colour("palm"), always)]
 
 
-def _hand_inside(rollout: Rollout) -> list[_Polygon]:
-    """The fingers as the wrist camera sees them: fixed but for their opening."""
-    steps = len(rollout.hand)
-    camera = _wrist_camera(np.zeros((steps, 3)), np.zeros(steps))
-    polygons = []
+def _hand_inside(rows: Rows) -> list[_Face]:
+    """The fingers as the wrist camera sees them, in its own frame: fixed but for their opening."""
+    faces = []
     for side in (-1.0, 1.0):
-        inner = 0.5 * rollout.opening
+        inner = 0.5 * rows.opening
         x = side * np.stack([inner, inner, inner + 0.01, inner + 0.01], axis=-1)
         y, z = np.array([-0.012, 0.012, 0.012, -0.012]), np.array([0.0, 0.0, 0.05, 0.05])
         corners = np.stack(np.broadcast_arrays(x, y, z), axis=-1)
-        polygons.append(_flat(camera, corners, "hand"))
-    return polygons
+        faces.append(_Face(corners, _colour("hand"), np.ones(len(rows.hand), bool)))
+    return faces
 
 
-def _paint(layers: list[_Polygon], light: float, rng: np.random.Generator) -> np.ndarray:
-    """Draws the layers in order, lit by `light` and with a little sensor noise: u8 [T SIZE SIZE 3]."""
-    steps = len(layers[0].visible)
-    drawn = [(np.round(_SCALE * layer.points).reshape(steps, -1).tolist(), layer.visible, _lit(layer.colour, light)) for layer in layers]
-    frames = np.empty((steps, SIZE, SIZE, 3), np.uint8)
-    for step in range(steps):
+def _drawn(faces: Sequence[_Face], camera: Camera, lights: np.ndarray) -> list[tuple[list, list, list]]:
+    """The pixels, visibility and colour of each face on every table."""
+    pixels = camera(np.concatenate([face.points for face in faces], axis=1))
+    first, found = 0, []
+    for face in faces:
+        points = pixels[:, first : first + face.points.shape[1]]
+        first += face.points.shape[1]
+        visible = face.visible
+        if face.one_sided:
+            side, rise = points[:, 1] - points[:, 0], points[:, 2] - points[:, 1]
+            visible = visible & (side[:, 0] * rise[:, 1] - side[:, 1] * rise[:, 0] < 0)  # pixel rows count downwards
+        colour = np.minimum(255 - _NOISE, (_BASE[face.colour] * face.light).astype(int)) if face.light != 1.0 else _BASE[face.colour]
+        lit = np.minimum(255 - _NOISE, (colour * lights[:, None]).astype(int))
+        found.append((np.round(_SCALE * points).reshape(len(points), -1).tolist(), visible.tolist(), list(map(tuple, lit.tolist()))))
+    return found
+
+
+def _paint(layers: Sequence[tuple[list, list, list]], lights: np.ndarray) -> np.ndarray:
+    """Draws the layers in order: u8 [T SIZE SIZE 3]."""
+    frames = np.empty((len(lights), SIZE, SIZE, 3), np.uint8)
+    for row, light in enumerate(lights.tolist()):
         picture = Image.new("RGB", (_SCALE * SIZE, _SCALE * SIZE), _lit(_RGB["table"], light))
         draw = ImageDraw.Draw(picture)
-        for points, visible, colour in drawn:
-            if visible[step]:
-                draw.polygon(points[step], fill=colour)
-        frames[step] = np.asarray(picture.reduce(_SCALE))
-    return frames + rng.integers(0, _NOISE + 1, size=(steps, SIZE, SIZE, 1), dtype=np.uint8)
+        for points, visible, colour in layers:
+            if visible[row]:
+                draw.polygon(points[row], fill=colour[row])
+        frames[row] = np.asarray(picture.reduce(_SCALE))
+    return frames
+
+
+def draw(rows: Rows) -> tuple[np.ndarray, np.ndarray]:
+    """Both camera views of every row, without noise: third-person and wrist, each u8 [T SIZE SIZE 3], RGB."""
+    lights = np.array([scene.light for scene in rows.scenes])
+    shadows, body = _hand_outside(rows)
+    outside = _paint(_drawn(_props(rows, shadows) + body, _third_person, lights), lights)
+    own = _wrist_camera(np.zeros_like(rows.hand), np.zeros_like(rows.yaw))
+    inside = _drawn(_props(rows), _wrist_camera(rows.hand, rows.yaw), lights) + _drawn(_hand_inside(rows), own, lights)
+    return outside, _paint(inside, lights)
+
+
+def sensor_noise(rng: np.random.Generator, steps: int) -> np.ndarray:
+    """u8 [T SIZE SIZE 1], to be added to a picture: none of those drawn is so bright that it would overflow."""
+    return rng.integers(0, _NOISE + 1, size=(steps, SIZE, SIZE, 1), dtype=np.uint8)
 
 
 def render(rollout: Rollout, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Both camera views of every step: third-person and wrist, each u8 [T SIZE SIZE 3], RGB."""
-    light = rollout.scene.light
-    wrist = _wrist_camera(rollout.hand, rollout.rotation[:, 2])
-    shadows, body = _hand_outside(rollout)
-    outside = _paint(_props(_third_person, rollout, shadows) + body, light, rng)
-    inside = _paint(_props(wrist, rollout) + _hand_inside(rollout), light, rng)
-    return outside, inside
+    """Both camera views of every step of a demonstration, with noise: third-person and wrist, each u8 [T SIZE SIZE 3], RGB."""
+    steps, scene = len(rollout.hand), rollout.scene
+    others = [np.tile([*block.xy, 0.0, block.yaw], (steps, 1)) for block in scene.blocks[1:]]
+    rows = Rows([scene] * steps, rollout.hand, rollout.rotation[:, 2], rollout.opening, np.stack([rollout.block, *others], axis=1))
+    outside, inside = draw(rows)
+    return outside + sensor_noise(rng, steps), inside + sensor_noise(rng, steps)

@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from eosjax.ends.closed_loop import Episode
 from eosjax.ends.events import MAIN_COLLAR
 from eosjax.reports.episode_view import EpisodeView
 from eosjax.reports.evaluation import Shown
@@ -70,6 +71,34 @@ def motion_timeline(view: EpisodeView) -> Figure:
         top.text((first + last + 1) / 2, 1.02, str(number + 1), transform=above, weight="bold", ha="center", va="bottom")
         if substep.is_end:
             top.text(last + 0.5, 1.18, str(last), transform=above, color=RED, weight="bold", ha="center", va="bottom")
+    return figure
+
+
+@style()
+def rollout_timeline(episode: Episode, threshold: float | None) -> Figure:
+    """The probability of an end over the steps of a filmed episode, where the goal of the running sub-step held, and the switches."""
+    film = episode.film
+    assert film is not None
+    figure = new_figure(_WIDTH, 210)
+    axes = figure.add_axes((_LEFT, 0.22, _RIGHT - _LEFT, 0.65))
+    known = film.eos[~np.isnan(film.eos)]
+    highest = min(_two_digits(1.1 * max(float(known.max(initial=0.0)), threshold or 0.0, 0.01)), 1.0)
+    axes.set(xlim=(-0.5, max(len(film.holds), 2) - 0.5), ylim=(0, highest), xlabel="step")
+    axes.set_yticks([0, highest], ["0", f"{highest:.2g}"])
+    for step in np.flatnonzero(film.holds).tolist():
+        axes.axvspan(step - 0.5, step + 0.5, color=GOOD, alpha=0.2, lw=0)
+    if threshold is not None:
+        axes.axhline(threshold, color=SOFT, lw=1, ls=(0, (4, 4)))
+    axes.plot(film.eos, color=BLUE)
+    for switch in episode.trace.switches:
+        colour = RED if switch.timed_out else AMBER if switch.held < 0 else GOOD
+        line = axes.axvline(switch.step + 0.5, color=colour, lw=1.6)
+        how = (
+            "time-out" if switch.timed_out else "too early" if switch.held < 0 else f"{switch.step - switch.held} steps after the goal held"
+        )
+        add_tooltip(line, f"sub-step {switch.place + 1} ends at step {switch.step}: {how}")
+        above = axes.get_xaxis_transform()
+        axes.text(switch.step + 0.5, 1.02, str(switch.place + 1), transform=above, color=colour, weight="bold", ha="center", va="bottom")
     return figure
 
 

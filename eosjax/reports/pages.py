@@ -68,7 +68,7 @@ class Frame(NamedTuple):
 
 def score_page(evaluation: ScoreEvaluation) -> str:
     """The page of `eosjax score`."""
-    return _render("score.html", "eosjax score", evaluation.title, **_score_content(evaluation))
+    return render_page("score.html", "eosjax score", evaluation.title, **_score_content(evaluation))
 
 
 def evaluate_page(evaluation: PolicyEvaluation, pictures: PicturesOf) -> str:
@@ -78,7 +78,7 @@ def evaluate_page(evaluation: PolicyEvaluation, pictures: PicturesOf) -> str:
       evaluation: the figures.
       pictures: asked for those of the true ends and firings of the episodes that are shown.
     """
-    return _render(
+    return render_page(
         "evaluate.html",
         "eosjax evaluate",
         evaluation.dense.title,
@@ -104,7 +104,7 @@ def inspect_page(survey: Survey, store: FrameStore, views: Sequence[EpisodeView]
         title = f"speed of the hand and gripper command in episode {view.episode}"
         drawn = inline_svg(episode_plots.motion_timeline(view), f"episode{number}", title)
         episodes.append({"view": view, "timeline": drawn, "strips": _strips(view, survey.cameras, store)})
-    return _render(
+    return render_page(
         "inspect.html",
         "eosjax inspect",
         survey.dataset,
@@ -140,7 +140,8 @@ def _shown(value: object) -> object:
     return literal(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
-def _render(template: str, command: str, title: str, **content: Any) -> str:
+def render_page(template: str, command: str, title: str, **content: Any) -> str:
+    """A page from a template of this package."""
     return _templates().get_template(template).render(command=command, title=title, **content)
 
 

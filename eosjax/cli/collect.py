@@ -1,0 +1,37 @@
+"""Collects demonstrations by a scripted expert into an RLDS/TFDS dataset in LIBERO's layout, with its label file.
+
+The same flags give the same dataset. After Ctrl-C the same command goes on."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from eosjax.data.rlds.write import LABELS_FILE
+from eosjax.envs.collect import DATASET_NAME, FAILURES, Settings, collect
+from eosjax.envs.registry import DEMO
+from eosjax.types import UserError
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of the command."""
+    parser.add_argument("--env", required=True, choices=[DEMO], help="environment")
+    parser.add_argument("--episodes", type=int, required=True, metavar="N", help="attempts")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of scenes and expert (%(default)s)")
+    parser.add_argument(
+        "--failures", type=float, default=0.0, metavar="SHARE", help=f"share of attempts that go wrong: {', '.join(FAILURES)} (%(default)s)"
+    )
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, metavar="N", help="that make episodes (%(default)s)")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the dataset, its label file and attempts.json")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Collects."""
+    if args.episodes < 1 or args.seed < 0 or args.processes < 1 or not 0 <= args.failures <= 1:
+        raise UserError("expected --episodes and --processes of at least 1, --seed of at least 0, and --failures from 0 to 1")
+    kinds = collect(args.out, Settings(args.env, args.episodes, args.seed, args.failures), args.processes)
+    print(", ".join(f"{count} {kind}" for kind, count in kinds.items() if count))
+    print(f"written: {args.out / DATASET_NAME}\nwritten: {args.out / LABELS_FILE}")
+    print(f"train on it: --data_root_dir {args.out} --dataset_name {DATASET_NAME} --substep_labels_path {args.out / LABELS_FILE}")
+    return 0

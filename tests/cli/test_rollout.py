@@ -1,0 +1,128 @@
+"""`eosjax rollout` with a made-up policy on the demo table: what it writes, goes on with, and refuses."""
+
+import json
+import re
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from eosjax import cli
+from eosjax.cli import rollout as module
+from eosjax.ends.protocols import Rule
+from eosjax.envs.rollout import Chunks
+from eosjax.envs.switchers import Typical
+from tests.page import Page
+
+
+class Planner:
+    """Holds still, and says that every second sub-step of four steps ends."""
+
+    asked = 0
+
+    def __init__(self, policy, width):
+        self.width = width
+
+    def __call__(self, observation, instructions):
+        Planner.asked += 1
+        actions = np.zeros((len(instructions), 4, 7), np.float32)
+        return Chunks(actions, np.tile([0.0, 0.0, 0.0, 0.9], (len(instructions), 1)))
+
+
+@pytest.fixture
+def rollout(tmp_path, monkeypatch, capsys):
+    """A function (flags…) -> exit status and output, of a run whose head ends a sub-step every fourth step."""
+    point = types.SimpleNamespace(rule=Rule(0.5))
+    saved = types.SimpleNamespace(step=10, operating_point=point, record=types.SimpleNamespace(to_json=lambda: {"weights": 1}))
+    monkeypatch.setattr(module, "load", lambda args: saved)
+    monkeypatch.setattr(module, "_typical", lambda args, saved: Typical((20.0,) * 5, (10.0,) * 5, (False,) * 5))
+    settings = types.SimpleNamespace(rule=point.rule)
+    monkeypatch.setattr(module.Policy, "load", lambda *args: types.SimpleNamespace(settings=settings))
+    monkeypatch.setattr(module, "PolicyPlanner", Planner)
+    monkeypatch.setattr("eosjax.envs.demo.LIMIT", 60)
+    Planner.asked = 0
+
+    def run(*flags, out=tmp_path / "out"):
+        status = cli.main(["rollout", "--checkpoint", "RUN", "--env", "demo", "--out", str(out), *map(str, flags)])
+        output = capsys.readouterr()
+        return status, output.out + output.err
+
+    return run
+
+
+def test_rows_page_and_films(rollout, tmp_path):
+    status, text = rollout("--episodes", 2, "--executor", "all", "--video")
+    assert status == 0
+    assert "false alarms" in text
+    content = json.loads((tmp_path / "out" / "results.json").read_text())
+    found = [(row["executor"], row["switch"]) for row in content["rows"]]
+    switches = ["eos", "oracle", "time", "gripper", "none"]
+    assert found == [("policy", each) for each in [*switches, "whole"]] + [("expert", each) for each in switches]
+    rows = {(row["executor"], row["switch"]): row for row in content["rows"]}
+    assert rows["policy", "eos"]["early_share"] == 1.0
+    assert rows["policy", "eos"]["false_alarms_per_1000_steps"] == 250.0
+    assert rows["policy", "eos"]["episodes"] == 2
+    assert content["about"] == {"checkpoint": "RUN", "step": 10, "env": "demo", "seed": 0, "faults": []}
+    page = Page((tmp_path / "out" / "report.html").read_text())
+    page.check_loads_and_runs_nothing()
+    assert "too early" in page.text
+    assert len(list((tmp_path / "out" / "videos").glob("*.gif"))) == 22
+
+
+def test_an_interrupted_rollout_goes_on(rollout, tmp_path, monkeypatch):
+    write, written = module.EpisodeFolder.write, []
+
+    def interrupted(self, who, episode):
+        if len(written) == 1:
+            raise KeyboardInterrupt
+        written.append(who)
+        write(self, who, episode)
+
+    flags = ("--episodes", 2, "--switch", "eos,none")
+    with monkeypatch.context() as patch:
+        patch.setattr(module.EpisodeFolder, "write", interrupted)
+        assert rollout(*flags)[0] == 130
+    assert rollout(*flags)[0] == 0
+    once = (tmp_path / "out" / "results.json").read_bytes()
+    assert rollout(*flags, out=tmp_path / "other")[0] == 0
+    assert (tmp_path / "other" / "results.json").read_bytes() == once
+    asked = Planner.asked
+    assert rollout(*flags)[0] == 0  # all there already
+    assert Planner.asked == asked
+    assert rollout("--episodes", 3, "--switch", "eos")[0] == 0  # more of the same
+    assert json.loads((tmp_path / "out" / "results.json").read_text())["rows"][0]["episodes"] == 3
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (("--seed", 1), "other settings: seed 0, now 1"),
+        (("--episodes", 0), "--episodes of at least 1"),
+        (("--env", "mars"), "expected demo, or module:function"),
+        (("--env", "no_such_module:make"), "No module named"),
+        (("--env", "json:nothing"), "nothing"),
+    ],
+)
+def test_what_is_refused(rollout, flags, says):
+    assert rollout("--episodes", 1, "--switch", "none")[0] == 0
+    status, text = rollout("--switch", "none", *flags)
+    assert status == 2
+    assert says in text
+
+
+def test_unknown_switchers_are_listed(rollout):
+    with pytest.raises(SystemExit):
+        rollout("--switch", "eos,luck")
+
+
+def test_the_environment_of_the_page(rollout, tmp_path, monkeypatch):
+    page = (Path(__file__).parents[2] / "docs" / "closed_loop.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "my_env.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    status, text = rollout("--env", "my_env:make", "--episodes", 2, "--switch", "oracle,eos", "--executor", "expert")
+    assert status == 0, text
+    rows = json.loads((tmp_path / "out" / "results.json").read_text())["rows"]
+    assert [row["success"] for row in rows] == [1.0, 0.0]
+    assert rows[0]["substep_success"] == [1.0, 1.0]
