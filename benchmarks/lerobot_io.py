@@ -11,6 +11,7 @@ its reader gives. `load` measures its reader under a `DataLoader` of PyTorch, an
 
 import argparse
 import importlib
+import itertools
 import json
 import os
 import statistics
@@ -68,7 +69,9 @@ def load(args: argparse.Namespace) -> None:
     action = "actions" if "actions" in info["features"] else "action"
     delta = {action: [step / info["fps"] for step in range(CHUNK)]}
     dataset = LeRobotDataset(REPO, root=args.folder, video_backend=_fastest_backend(), delta_timestamps=delta)
-    batches = iter(torch.utils.data.DataLoader(dataset, BATCH, shuffle=True, num_workers=args.workers, drop_last=True))
+    workers = {"num_workers": args.workers, "persistent_workers": args.workers > 0}
+    loader = torch.utils.data.DataLoader(dataset, BATCH, shuffle=True, drop_last=True, **workers)
+    batches = itertools.chain.from_iterable(itertools.repeat(loader))  # epoch after epoch
     next(batches)
     cold = time.perf_counter() - began
     for _ in range(WARM_UP):

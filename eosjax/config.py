@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from eosjax.flag_values import ConfigError, MixtureMember, OperatingRule, parse_allowances, parse_mixture, parse_operating_rule
-from eosjax.names import LONGEST, check_name, size_of
+from eosjax.names import LONGEST, check_name, folder_name, size_of
 
 DEMO_MODEL = "demo"
 DEMO_DATASET = "eosjax_demo"
@@ -51,7 +51,7 @@ class TrainConfig:
 
     # Data
     data_root_dir: Path = Path("datasets/rlds")  # folder with the RLDS/TFDS and LeRobot datasets
-    dataset_name: str = "libero_goal_no_noops"  # dataset below data_root_dir, or a mixture `a:2,b`; `eosjax_demo` is made on first use
+    dataset_name: str = "libero_goal_no_noops"  # dataset in data_root_dir, owner/name on the hub, or a mixture `a:2,b`
     dataset_specs: Path | None = None  # YAML file with the descriptions of your own datasets
     substep_labels_path: Path | None = None  # sub-step labels: one file, or one per dataset (`a.json,`: the second has its own)
     substep_labels_format: str = "auto"  # format of the labels; auto: recognised by content
@@ -187,7 +187,7 @@ def _model_name(config: TrainConfig) -> str:
 
 
 def _run_id(config: TrainConfig) -> str:
-    data = config.dataset_name.replace(",", "+").replace(":", "-").replace(" ", "")
+    data = folder_name(config.dataset_name).replace(",", "+").replace(":", "-").replace(" ", "")
     parts = [f"{_model_name(config)}+{data}+b{config.batch_size * config.grad_accumulation_steps}"]
     parts.append(f"+lr-{config.learning_rate:g}")
     if config.use_lora:

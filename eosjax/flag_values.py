@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from eosjax.names import check_name
+from eosjax.names import check_dataset_name
 from eosjax.types import UserError
 
 NAMED_MIXTURES = {
@@ -57,7 +57,7 @@ def _parse_member(part: str) -> MixtureMember:
         weight = 0.0
     if not name or not 0 < weight < float("inf"):
         raise ConfigError(f"--dataset_name: expected NAME, or NAME:WEIGHT with a weight above 0, separated by commas; got {part!r}")
-    check_name("--dataset_name", name, ConfigError)
+    check_dataset_name("--dataset_name", name, ConfigError)
     return MixtureMember(name, weight)
 
 

@@ -30,6 +30,18 @@ def check_name(flag: str, name: str, error: type[UserError]) -> None:
     raise error(f"{flag}: expected a plain name, which becomes part of the name of a folder; got {name[:80]!r}: {fault}")
 
 
+def check_dataset_name(flag: str, name: str, error: type[UserError]) -> None:
+    """Raises `error`, naming the flag, unless a text is a plain name, or two of them as in owner/name."""
+    owner, slash, rest = name.partition("/")
+    for part in (owner, rest) if slash else (name,):
+        check_name(flag, part, error)
+
+
+def folder_name(dataset: str) -> str:
+    """The name of a dataset as a part of the name of a folder."""
+    return dataset.replace("/", "--")
+
+
 def size_of(name: str) -> int:
     """Bytes of a file name."""
     return len(os.fsencode(name))

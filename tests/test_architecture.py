@@ -12,7 +12,7 @@ from eosjax import cli
 
 PACKAGE = Path(__file__).parents[1] / "eosjax"
 
-BASE = {"flag_values", "types", "config", "flags", "njit", "extras", "fields", "names", "documents", "runtime"}
+BASE = {"flag_values", "types", "config", "flags", "njit", "extras", "fields", "names", "documents", "runtime", "hub"}
 CORE = BASE | {"buffer", "losses", "models", "data", "ends", "demo", "runs"}
 # Which rooms each room may import, beside itself.
 MAY_IMPORT = {
@@ -22,6 +22,7 @@ MAY_IMPORT = {
     "flags": {"config", "flag_values", "documents", "fields", "types"},
     "njit": set(),
     "runtime": {"types"},
+    "hub": {"types"},
     "extras": {"types"},
     "fields": {"types"},
     "names": {"types"},
@@ -45,7 +46,22 @@ TENSORFLOW, JAX = {"tensorflow", "tensorflow_datasets"}, {"jax", "flax", "optax"
 FORBIDDEN = {
     **dict.fromkeys(MAY_IMPORT, TENSORFLOW),
     **dict.fromkeys(
-        ("types", "config", "flags", "njit", "extras", "fields", "names", "documents", "data", "ends", "demo", "reports", "__main__"),
+        (
+            "types",
+            "config",
+            "flags",
+            "njit",
+            "extras",
+            "fields",
+            "names",
+            "documents",
+            "hub",
+            "data",
+            "ends",
+            "demo",
+            "reports",
+            "__main__",
+        ),
         TENSORFLOW | JAX,
     ),
     "buffer": TENSORFLOW | {"orbax", "grain"},

@@ -115,7 +115,7 @@ def test_recipes_parse_and_open_with_their_command(recipe):
         ("--run_id_note a/b", "--run_id_note: expected a plain name.*; got 'a/b': a / leads to another folder"),
         ("--run_id_override ..", "--run_id_override: expected a plain name.*; got '..': with a dot in front it is hidden"),
         ("--run_id_note .hidden", "--run_id_note: .*with a dot in front"),
-        ("--dataset_name ../other", "--dataset_name: expected a plain name.*; got '../other': a / leads to another folder"),
+        ("--dataset_name ../other", "--dataset_name: expected a plain name.*; got '..': with a dot in front"),
         ("--dataset_name libero_goal,.cache:2", "--dataset_name: .*'.cache': with a dot in front"),
         ("--vla_path .", "--vla_path: expected a plain name.*; got '.'"),
         ("--vla_path /", "--vla_path: .*a / leads to another folder"),

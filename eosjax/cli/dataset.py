@@ -17,7 +17,7 @@ from eosjax.data.sources import describe, own_labels
 from eosjax.data.specs import DatasetSpec
 from eosjax.demo import dataset
 from eosjax.flag_values import ConfigError
-from eosjax.names import check_name
+from eosjax.names import check_dataset_name
 from eosjax.types import UserError
 
 
@@ -57,7 +57,7 @@ def open_dataset(args: argparse.Namespace, name: str) -> Opened:
     Raises:
         eosjax.types.UserError: no plain name, no description or no dataset of that name, or one that cannot be read.
     """
-    check_name("--dataset_name", name, ConfigError)
+    check_dataset_name("--dataset_name", name, ConfigError)
     spec = describe(args.data_root_dir, name, args.dataset_specs)
     root = args.data_root_dir
     if name == DEMO_DATASET:

@@ -26,7 +26,7 @@ from eosjax.ends.baselines import baselines_on
 from eosjax.ends.events import NMS_WINDOW
 from eosjax.ends.operating_points import OperatingPoint, cross_fit, selection
 from eosjax.models.parts import split_params
-from eosjax.names import check_name
+from eosjax.names import check_dataset_name
 from eosjax.reports.evaluation import PolicyEvaluation
 from eosjax.reports.pages import evaluate_page
 from eosjax.runs.data import RunData, episode_ends, open_other_data
@@ -98,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
 def _check_subject(args: argparse.Namespace) -> None:
     """Raises `UserError` for flags about the run's own data with another dataset, and the other way round."""
     if args.dataset_name is not None:
-        check_name("--dataset_name", args.dataset_name, UserError)
+        check_dataset_name("--dataset_name", args.dataset_name, UserError)
         if args.split is not None:
             raise UserError(f"--split {args.split}: is about the run's own data; of --dataset_name all labelled episodes are measured")
         return

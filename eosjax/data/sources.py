@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
-from eosjax.data.episode import Episode
+from eosjax.data.episode import DatasetError, Episode
 from eosjax.data.labels import formats_of
 from eosjax.data.lerobot.description import describe_lerobot
 from eosjax.data.lerobot.info import INFO, read_info
@@ -16,6 +17,9 @@ from eosjax.data.rlds.info import dataset_dir
 from eosjax.data.rlds.source import RldsSource
 from eosjax.data.specs import DatasetSpec, spec_for
 from eosjax.data.stats import DatasetStats
+from eosjax.hub import fetch, is_hub_name
+
+_HUB_FILES = ["meta/*", "data/*", "videos/*"]
 
 
 class Source(Protocol):
@@ -81,6 +85,23 @@ def statistics_warnings(data_root: str | Path, name: str, spec: DatasetSpec, sta
 
 
 def lerobot_folder(data_root: str | Path, name: str) -> Path | None:
-    """The folder of a LeRobot dataset; None if there is none of that name."""
+    """The folder of a LeRobot dataset: below `data_root`, or for a name owner/name that is not there, a copy of it from the hub.
+
+    None if there is none of that name.
+
+    Raises:
+        DatasetError: the hub has no such dataset, or cannot be reached.
+    """
     folder = Path(data_root).expanduser() / name
-    return folder if (folder / INFO).is_file() else None
+    if (folder / INFO).is_file():
+        return folder
+    return _from_hub(name) if is_hub_name(name) else None
+
+
+@functools.cache
+def _from_hub(name: str) -> Path:
+    """A copy in the cache of the hub, all of it: looked for once a process."""
+    folder = fetch("--dataset_name", name, DatasetError, repo_type="dataset", allow_patterns=_HUB_FILES)
+    if not (folder / INFO).is_file():
+        raise DatasetError(f"--dataset_name {name}: expected a LeRobot dataset on the hub, found no {INFO} in it")
+    return folder

@@ -14,7 +14,7 @@ import numpy as np
 
 from eosjax.documents import DocumentError, read_yaml
 from eosjax.fields import show
-from eosjax.names import check_name
+from eosjax.names import check_dataset_name
 from eosjax.types import UserError
 
 GripperConvention = Literal["minus_open_plus_closed", "binarised", "percent_open", "as_stored"]
@@ -244,7 +244,7 @@ def load_fields(path: str | Path) -> dict[str, dict[str, Any]]:
         if not isinstance(name, str):
             raise SpecError(f"--dataset_specs {path}: expected the name of a dataset, got {_kind(name)}")
         try:
-            check_name("name", name, SpecError)
+            check_dataset_name("name", name, SpecError)
         except SpecError as error:
             raise SpecError(f"--dataset_specs {path}: {name}: {error}") from error
         if not isinstance(fields, dict):

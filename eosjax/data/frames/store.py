@@ -24,6 +24,7 @@ from eosjax.data.process import run_module
 from eosjax.data.sources import find_source
 from eosjax.data.specs import DatasetSpec
 from eosjax.documents import read_json
+from eosjax.names import folder_name
 from eosjax.runtime import cache_root
 from eosjax.types import UserError
 
@@ -171,7 +172,7 @@ def open_store(data_root: str | Path, name: str, spec: DatasetSpec, cache_dir: s
 def store_folder(data_root: str | Path, name: str, spec: DatasetSpec, cache_dir: str | Path | None = None) -> Path:
     """Where the store of a dataset is, or will be once it is built; arguments and errors as in `open_store`."""
     cache = Path(cache_dir).expanduser() if cache_dir is not None else cache_root()
-    return cache / f"{name}-{source_fingerprint(data_root, name, spec)[:16]}"
+    return cache / f"{folder_name(name)}-{source_fingerprint(data_root, name, spec)[:16]}"
 
 
 def source_fingerprint(data_root: str | Path, name: str, spec: DatasetSpec) -> str:

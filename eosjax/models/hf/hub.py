@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
-from eosjax.models.hf.files import SIDE_FILES, first_line
+from eosjax.hub import fetch, is_hub_name
+from eosjax.models.hf.files import SIDE_FILES
 from eosjax.models.hf.weights import WeightsError
 
 _HUB_FILES = [*SIDE_FILES, "*.safetensors", "*_checkpoint.pt", "lora_adapter/*"]
-_HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
 def check_hub_name(vla_path: str) -> None:
     """Raises `WeightsError` unless `vla_path` can be the name of a repository."""
-    if not _HUB_NAME.fullmatch(vla_path):
+    if not is_hub_name(vla_path):
         raise WeightsError(f"--vla_path {vla_path}: no such folder, and no name of the form owner/name on the Hugging Face hub")
 
 
@@ -51,19 +50,5 @@ def find_checkpoint(vla_path: str, revision: str | None = None) -> tuple[Path, s
     if folder is not None:
         return folder, None
     check_hub_name(vla_path)
-    import huggingface_hub  # slow to import, and needed for names only
-    from huggingface_hub import errors
-
-    try:
-        snapshot = Path(huggingface_hub.snapshot_download(vla_path, revision=revision, allow_patterns=_HUB_FILES))
-        return snapshot, snapshot.name  # the cache names the folder of a snapshot after its commit
-    except errors.GatedRepoError as error:
-        raise WeightsError(f"--vla_path {vla_path}: restricted; accept its terms on the hub and run `hf auth login`") from error
-    except errors.RevisionNotFoundError as error:
-        raise WeightsError(f"--vla_revision {revision}: {vla_path} has no such branch, tag or commit on the hub") from error
-    except (errors.RepositoryNotFoundError, errors.HFValidationError) as error:
-        raise WeightsError(f"--vla_path {vla_path}: no such folder, and no repository on the hub that you may see") from error
-    except (errors.LocalEntryNotFoundError, errors.HfHubHTTPError, OSError) as error:
-        raise WeightsError(
-            f"--vla_path {vla_path}: no such folder, not in the cache, and the hub cannot be reached ({first_line(error)})"
-        ) from error
+    snapshot = fetch("--vla_path", vla_path, WeightsError, revision, "--vla_revision", allow_patterns=_HUB_FILES)
+    return snapshot, snapshot.name  # the cache names the folder of a snapshot after its commit

@@ -7,13 +7,16 @@ import subprocess
 import sys
 import typing
 
+import huggingface_hub
+import huggingface_hub.errors
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from eosjax.data import sources
 from eosjax.data.episode import DatasetError
-from eosjax.data.frames.store import open_store, source_fingerprint
+from eosjax.data.frames.store import open_store, source_fingerprint, store_folder
 from eosjax.data.labels import LabelError, Segment, export_lerobot, import_labels, join_labels, make_table
 from eosjax.data.lerobot import info as info_file
 from eosjax.data.lerobot.episodes import read_episode_table
@@ -440,3 +443,33 @@ class _Store:
     name = "labelled"
     episode_starts = np.cumsum([0, *LENGTHS])
     tasks: typing.ClassVar = [TASKS[0], TASKS[1], TASKS[0]]
+
+
+def test_a_dataset_on_the_hub_comes_through_its_cache(tmp_path, monkeypatch):
+    calls = []
+
+    def download(name, **options):
+        calls.append((name, options["repo_type"], options["allow_patterns"]))
+        return str(make_lerobot(tmp_path / "cache") if name == "owner/made" else tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    sources._from_hub.cache_clear()
+    spec = describe(tmp_path, "owner/made")
+    assert find_source(tmp_path, "owner/made").num_episodes() == 3
+    assert calls == [("owner/made", "dataset", ["meta/*", "data/*", "videos/*"])]  # once
+    assert store_folder(tmp_path, "owner/made", spec, tmp_path / "stores").name.startswith("owner--made-")
+    with pytest.raises(DatasetError, match="--dataset_name owner/other: expected a LeRobot dataset on the hub, found no meta/info.json"):
+        find_source(tmp_path, "owner/other")
+    make_lerobot(tmp_path / "data/owner/other")  # a folder of one's own comes first
+    assert find_source(tmp_path / "data", "owner/other").num_episodes() == 3
+    sources._from_hub.cache_clear()
+
+
+def test_a_hub_that_cannot_be_reached(tmp_path, monkeypatch):
+    def refuse(name, **_):
+        raise huggingface_hub.errors.LocalEntryNotFoundError("no network")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
+    message = "--dataset_name owner/made: no such folder, not in the cache, and the hub cannot be reached .no network"
+    with pytest.raises(DatasetError, match=message):
+        describe(tmp_path, "owner/made")
