@@ -17,7 +17,7 @@ actions, in batches of 64. Both contenders run one after the other on the same c
   compiles its pixel operations, which takes some seconds.
 
 LeRobot's contender is its reader under PyTorch's `DataLoader`, with as many worker processes as eosjax has threads, and torchcodec where
-it loads (it needs FFmpeg). Its samples are the decoded pictures at 256 pixels, without resizing, augmentation and prompts. Memory is that
+it loads (it needs FFmpeg). The samples of both then have the decoded pictures at 256 pixels, neither resized nor augmented. Memory is that
 of all its processes, shared pages counted once.
 """
 
@@ -37,6 +37,11 @@ from pathlib import Path
 from typing import Any
 
 BATCH, WINDOW, WARM_UP, SEED = 64, 10, 5, 7
+# LeRobot's loader gives the pictures as they are.
+PICTURES: dict[str, dict[str, Any]] = {
+    "tf.data": {"image_size": 224, "image_aug": True},
+    "lerobot": {"image_size": 256, "image_aug": False},
+}
 NAMES = {"tf.data": "libero_goal_no_noops", "lerobot": "libero_videos"}
 ROOT = Path(__file__).resolve().parents[1]
 Make = Callable[[int], Iterator[Any]]  # number of a batch -> the batches from there on
@@ -59,7 +64,7 @@ def eosjax_batches(args: argparse.Namespace) -> Make:
         store = open_store(args.data_root_dir, NAMES[args.against], spec, args.cache_dir)
         data = Mixture([LabelledDataset(store, spec, task_labels(store), stats_of(store, spec))])
         source = SampleSource(
-            data, demo_tokenizer(), np.arange(store.num_episodes), image_size=224, num_images=2, use_proprio=True, image_aug=True
+            data, demo_tokenizer(), np.arange(store.num_episodes), num_images=2, use_proprio=True, **PICTURES[args.against]
         )
         return iter(TrainLoader(source, BATCH, SEED, start_batch=start, threads=args.threads))
 

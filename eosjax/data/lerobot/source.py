@@ -22,7 +22,6 @@ from eosjax.fields import show
 TASK = "task"  # the `instruction_key` that stands for the text of `task_index`; any other is a column of texts
 _ROWS = 4096  # small columns that are read at once
 _PICTURES = 16  # encoded images that are read at once
-_NUMBERS = ("f", "i", "u", "b")
 
 
 class LeRobotSource:
@@ -258,6 +257,7 @@ def _vectors(column: pa.Array, name: str, size: int, where: str) -> np.ndarray:
             raise DatasetError(f"{what}, got {lengths[wrong[0]]:g} in step {wrong[0]}")
     if column.null_count or values.null_count:
         raise DatasetError(f"{what}, and some are missing")
-    if np.dtype(values.type.to_pandas_dtype()).kind not in _NUMBERS or len(values) != len(column) * size:
+    numbers = pa.types.is_floating(values.type) or pa.types.is_integer(values.type) or pa.types.is_boolean(values.type)
+    if not numbers or len(values) != len(column) * size:
         raise DatasetError(f"{what}, got {column.type}")
     return values.cast(pa.float64()).to_numpy(zero_copy_only=False).reshape(len(column), size)
