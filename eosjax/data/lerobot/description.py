@@ -56,6 +56,7 @@ def describe_lerobot(folder: Path, name: str, specs_file: Path | None) -> Datase
     if missing:
         raise SpecError(f"{where}: {_what_is_missing(info, name, missing)}")
     named = spec_of({field: value for field, value in fields.items() if field in _KEYS}, where)
+    _check_place_of_gripper(info, named, fields["gripper"], where)
     for field, value in _sizes(info, named).items():
         if field in fields and fields[field] != value:
             raise SpecError(f"{where}: {field}: expected {value:g}, as {info.folder / INFO} says, got {fields[field]}")
@@ -71,6 +72,17 @@ def _sizes(info: Info, named: DatasetSpec) -> dict[str, Any]:
         "proprio_size": sum(features[key].size for key in named.state_keys),
         "control_hz": info.fps,
     }
+
+
+def _check_place_of_gripper(info: Info, named: DatasetSpec, gripper: Any, where: str) -> None:
+    """Raises `SpecError` if the names of an action say that its last number, which is converted as the gripper, is another thing."""
+    names = check_features(info, named)[named.action_key].names
+    places = [number for number, name in enumerate(names) if "grip" in name.lower()]
+    if places and places[-1] != len(names) - 1 and gripper != "as_stored":
+        raise SpecError(
+            f"{where}: gripper: expected the gripper as the last number of {named.action_key}; there it is number {places[-1]} of "
+            f"{', '.join(names)}; change the order in the dataset, or take gripper: as_stored to train on all numbers as they are"
+        )
 
 
 def _in_order(cameras: list[str]) -> list[str]:

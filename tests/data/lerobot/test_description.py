@@ -84,6 +84,15 @@ def test_droid_closes_its_gripper_at_one(dataset):
     assert spec.standard_actions(closing, closing)[:, -1].tolist() == [1.0, 0.75, 0.0]
 
 
+def test_a_gripper_that_is_not_the_last_number_is_not_converted(dataset):
+    described = dataset((FRONT,), "lekiwi", ["elbow", "gripper.pos", "wheel"], observation__state=3, action=3)
+    with pytest.raises(
+        SpecError, match=r"gripper: expected .* last number of action; there it is number 1 of elbow, gripper.pos, wheel"
+    ):
+        described("made:\n  gripper: percent_open\n")
+    assert described("made:\n  gripper: as_stored\n").gripper == "as_stored"
+
+
 def test_pusht_has_no_gripper(dataset):
     with pytest.raises(SpecError, match=r"--dataset_name made: an action of 2 numbers without a gripper, as in PushT"):
         dataset(["observation.image"], "unknown", observation__state=2, action=2)()
