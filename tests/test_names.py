@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eosjax.names import LONGEST_INSTRUCTION, check_name, instruction_fault, is_blank, is_unicode
+from eosjax.names import LONGEST_INSTRUCTION, check_dataset_name, check_name, folder_name, instruction_fault, is_blank, is_unicode
 from eosjax.types import UserError
 
 
@@ -25,6 +25,15 @@ def test_a_plain_name_is_one_part_of_a_path_that_can_be_made(name):
 def test_what_is_wrong_is_said_with_the_flag():
     with pytest.raises(UserError, match="--flag: expected a plain name, which becomes part of the name of a folder; got '../x': a / leads"):
         check_name("--flag", "../x", UserError)
+
+
+def test_a_dataset_may_have_an_owner():
+    for name in ("libero_goal", "owner/name"):
+        check_dataset_name("--flag", name, UserError)
+    for name in ("a/b/c", "/a", "a/", "../a", "a/.."):
+        with pytest.raises(UserError, match="--flag: expected a plain name"):
+            check_dataset_name("--flag", name, UserError)
+    assert folder_name("owner/name") == "owner--name"
 
 
 @pytest.mark.parametrize("name", ["libero_goal_no_noops", "run-1", "größe", "a..b", "a b", "n" * 255])

@@ -26,7 +26,7 @@ from eosjax.ends.baselines import baselines_on
 from eosjax.ends.events import NMS_WINDOW
 from eosjax.ends.operating_points import OperatingPoint, cross_fit, selection
 from eosjax.models.parts import split_params
-from eosjax.names import check_dataset_name
+from eosjax.names import check_dataset_name, folder_name
 from eosjax.reports.evaluation import PolicyEvaluation
 from eosjax.reports.pages import evaluate_page
 from eosjax.runs.data import RunData, episode_ends, open_other_data
@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
     assert point is not None
     if args.threshold is not None:
         point = point.at(args.threshold)
-    out = args.out or args.checkpoint / "evaluation" / f"{saved.step}-{args.dataset_name or args.split or VAL}"
+    out = args.out or args.checkpoint / "evaluation" / f"{saved.step}-{folder_name(args.dataset_name or args.split or VAL)}"
     refuse_results(out)
     subject = _other(args, saved) if args.dataset_name else _own(args, saved)
     found = _predict(saved, subject.source, devices)

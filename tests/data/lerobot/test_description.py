@@ -86,9 +86,7 @@ def test_droid_closes_its_gripper_at_one(dataset):
 
 def test_a_gripper_that_is_not_the_last_number_is_not_converted(dataset):
     described = dataset((FRONT,), "lekiwi", ["elbow", "gripper.pos", "wheel"], observation__state=3, action=3)
-    with pytest.raises(
-        SpecError, match=r"gripper: expected .* last number of action; there it is number 1 of elbow, gripper.pos, wheel"
-    ):
+    with pytest.raises(SpecError, match=r"gripper: expected .* last number of action; there it is number 1 of elbow, gripper.pos, wheel"):
         described("made:\n  gripper: percent_open\n")
     assert described("made:\n  gripper: as_stored\n").gripper == "as_stored"
 
