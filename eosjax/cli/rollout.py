@@ -52,6 +52,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--executor", type=_choices(EXECUTORS), default=("policy",), metavar="LIST", help="who acts: policy, expert, or all (policy)"
     )
+    parser.add_argument(
+        "--extra_steps",
+        type=int,
+        default=0,
+        metavar="N",
+        help="steps executed after the one with which the EOS head ends a sub-step (%(default)s)",
+    )
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the start states (%(default)s)")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the results and the finished episodes")
     common.add_boolean_flag(parser, "--video", f"also write the filmed episodes (the first {_FILMED}) as GIF files")
@@ -60,8 +67,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Plays, measures and writes."""
-    if args.episodes < 1 or args.seed < 0:
-        raise UserError(f"expected --episodes of at least 1 and --seed of at least 0, got {args.episodes} and {args.seed}")
+    if args.episodes < 1 or args.seed < 0 or args.extra_steps < 0:
+        raise UserError(
+            "expected --episodes of at least 1, and --seed and --extra_steps of at least 0, "
+            f"got {args.episodes}, {args.seed} and {args.extra_steps}"
+        )
     make = open_env(args.env, args.seed)
     saved = load(args)
     point = saved.operating_point
@@ -73,7 +83,8 @@ def run(args: argparse.Namespace) -> int:
     traces = {who: [each.trace for each in episodes if each.fault is None] for who, episodes in played.items()}
     faults = [f"{'-'.join(who)} {each.trace.episode}: {each.fault}" for who, found in played.items() for each in found if each.fault]
     table = rows({who: found for who, found in traces.items() if found})
-    about = {"checkpoint": str(args.checkpoint), "step": saved.step, "env": args.env, "seed": args.seed, "faults": faults}
+    about = {"checkpoint": str(args.checkpoint), "step": saved.step, "env": args.env, "seed": args.seed}
+    about |= {"extra_steps": args.extra_steps, "faults": faults}
     _write(args, table, about, played, point and point.rule.threshold)
     return 0
 
@@ -127,7 +138,8 @@ def _play_all(
                 batch = missing[who][first : first + _AT_ONCE]
                 filmed = lambda number: number < _FILMED
                 switcher = make_switcher(switch, typical)
-                for episode in play(make(batch), batch, planner, policy.settings.rule, switch, switcher, executor, filmed):
+                rule, extra = policy.settings.rule, args.extra_steps
+                for episode in play(make(batch), batch, planner, rule, switch, switcher, executor, filmed, extra):
                     folder.write(who, episode)
                     found[who][episode.trace.episode] = episode
                     bar.update()
@@ -146,7 +158,7 @@ def _typical(args: argparse.Namespace, saved: SavedRun) -> Typical:
 
 def _settings(args: argparse.Namespace, saved: SavedRun) -> dict[str, Any]:
     record = fingerprint(json.dumps(saved.record.to_json(), sort_keys=True).encode())
-    return {"checkpoint": record, "env": args.env, "seed": args.seed}
+    return {"checkpoint": record, "env": args.env, "seed": args.seed, "extra_steps": args.extra_steps}
 
 
 def _choices(names: Sequence[str]) -> Any:

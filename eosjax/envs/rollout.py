@@ -56,9 +56,15 @@ class _Running:
     closed: bool | None = None  # the gripper command before
     changed_at: int = 0
     changed: bool = False  # within the running sub-step
+    ending: int | None = None  # steps until the end that the EOS head has said is acted upon
+    by_time: bool = False  # it was its time-out that said so
     switches: list[Switch] = dataclasses.field(default_factory=list)
     shown: Film = dataclasses.field(default_factory=lambda: Film([], np.zeros(0), np.zeros(0), [], []))
     columns: list[tuple[float, bool]] = dataclasses.field(default_factory=list)
+
+    def begin(self, place: int) -> None:
+        """Goes on to another sub-step."""
+        self.place, self.began, self.held, self.changed, self.clock, self.ending = place, self.step, -1, False, Clock(), None
 
 
 def play(
@@ -70,6 +76,7 @@ def play(
     switcher: Switcher,
     executor: str,
     filmed: Callable[[int], bool],
+    extra_steps: int = 0,
 ) -> Iterator[Episode]:
     """Plays one episode in each environment, and gives each as it finishes.
 
@@ -82,6 +89,7 @@ def play(
       switcher: who switches.
       executor: who acts.
       filmed: of which episodes pictures are kept.
+      extra_steps: that are executed after the one with which the EOS head ends a sub-step.
     """
     live = [
         _Running(row, episode, worlds.tasks[row], worlds.plans[row], [False] * len(worlds.plans[row]), filmed(episode))
@@ -99,7 +107,7 @@ def play(
         going = list(range(len(live)))
         finished: list[tuple[int, str | None]] = []
         for slot in range(chunks.actions.shape[1]):
-            going, over = _one_step(worlds, live, going, slot, chunks, cuts, switch, switcher, executor)
+            going, over = _one_step(worlds, live, going, slot, chunks, cuts, switch, switcher, executor, extra_steps)
             finished += over
             if not going:
                 break
@@ -119,6 +127,7 @@ def _one_step(
     switch: str,
     switcher: Switcher,
     executor: str,
+    extra_steps: int,
 ) -> tuple[list[int], list[tuple[int, str | None]]]:
     """Executes one action in each of the episodes `going`; which of them go on with their chunk, and which are over (and the fault)."""
     truth = worlds.truth([live[number].row for number in going])
@@ -127,7 +136,9 @@ def _one_step(
         each = live[number]
         told = 0 if switch in (NONE, WHOLE) else each.place
         action = worlds.expert(each.row, told) if executor == EXPERT else chunks.actions[number, slot]
-        moment = _moment(each, action, bool(goals[each.place]), cuts[number][0] == slot)
+        if cuts[number][0] == slot and each.ending is None:
+            each.ending, each.by_time = extra_steps, cuts[number][1]
+        moment = _moment(each, action, bool(goals[each.place]), each.ending == 0)
         each.columns.append((float("nan") if chunks.eos is None else float(chunks.eos[number, slot]), moment.holds))
         each.shown.instruction.append(_instruction(each, switch))
         actions.append(action)
@@ -143,9 +154,10 @@ def _one_step(
         if success and each.success_step < 0:
             each.success_step = each.step
         each.step += 1
+        each.ending = each.ending and each.ending - 1
         if last:
-            each.switches.append(Switch(each.place, each.step - 1, each.held, switch == EOS and cuts[number][1]))
-            each.place, each.began, each.held, each.changed, each.clock = each.place + 1, each.step, -1, False, Clock()
+            each.switches.append(Switch(each.place, each.step - 1, each.held, switch == EOS and each.by_time))
+            each.begin(each.place + 1)
         done = each.place == len(each.plan) or (success and switch in (NONE, WHOLE))
         if done or each.step >= worlds.limit:
             over.append((number, None))

@@ -63,7 +63,7 @@ def test_rows_page_and_films(rollout, tmp_path):
     assert rows["policy", "eos"]["early_share"] == 1.0
     assert rows["policy", "eos"]["false_alarms_per_1000_steps"] == 250.0
     assert rows["policy", "eos"]["episodes"] == 2
-    assert content["about"] == {"checkpoint": "RUN", "step": 10, "env": "demo", "seed": 0, "faults": []}
+    assert content["about"] == {"checkpoint": "RUN", "step": 10, "env": "demo", "seed": 0, "extra_steps": 0, "faults": []}
     page = Page((tmp_path / "out" / "report.html").read_text())
     page.check_loads_and_runs_nothing()
     assert "too early" in page.text
@@ -98,7 +98,9 @@ def test_an_interrupted_rollout_goes_on(rollout, tmp_path, monkeypatch):
     ("flags", "says"),
     [
         (("--seed", 1), "other settings: seed 0, now 1"),
+        (("--extra_steps", 2), "other settings: extra_steps 0, now 2"),
         (("--episodes", 0), "--episodes of at least 1"),
+        (("--extra_steps", -1), "--extra_steps of at least 0"),
         (("--env", "mars"), "expected demo, or module:function"),
         (("--env", "no_such_module:make"), "No module named"),
         (("--env", "json:nothing"), "nothing"),

@@ -57,9 +57,10 @@ class Planner:
         return Chunks(actions, np.array([[self.eos(place, slot) for slot in range(self.chunk)] for place in places]))
 
 
-def traces(worlds, planner, switch, executor=POLICY, rule=None, typical=None, filmed=lambda number: False):
+def traces(worlds, planner, switch, executor=POLICY, rule=None, typical=None, filmed=lambda number: False, extra_steps=0):
     numbers = list(range(10, 10 + len(worlds.plans)))
-    found = list(play(worlds, numbers, planner, rule or Rule(0.5), switch, make_switcher(switch, typical), executor, filmed))
+    switcher = make_switcher(switch, typical)
+    found = list(play(worlds, numbers, planner, rule or Rule(0.5), switch, switcher, executor, filmed, extra_steps))
     return sorted(found, key=lambda each: each.trace.episode)
 
 
@@ -82,6 +83,13 @@ def test_the_head_switches_where_its_rule_cuts_the_chunk():
     assert [switch.timed_out for switch in episode.trace.switches] == [True, True]
     assert [switch.step for switch in episode.trace.switches] == [3, 7]
     assert [switch.held for switch in episode.trace.switches] == [2, 4]
+
+
+@pytest.mark.parametrize(("extra_steps", "ends"), [(1, [2, 5]), (2, [3, 7])])
+def test_an_end_that_the_head_says_is_acted_upon_some_steps_later(extra_steps, ends):
+    """It says so at the second slot of each chunk; what it says of the steps in between does not count."""
+    (episode,) = traces(Line(1), Planner(lambda place, slot: float(slot == 1)), EOS, extra_steps=extra_steps)
+    assert [switch.step for switch in episode.trace.switches] == ends
 
 
 def test_the_clock_of_the_rule_starts_anew_whoever_switches():
