@@ -13,7 +13,7 @@ from eosjax.serving.policy import Policy
 
 
 class PolicyPlanner:
-    """Asks a policy for at most `width` rows; fewer are filled up, so that it compiles once.
+    """Asks a policy for at most `width` rows; fewer are filled up, so that it compiles once. Cameras that it does not see are left out.
 
     Args:
       policy: of a run.
@@ -26,7 +26,8 @@ class PolicyPlanner:
     def __call__(self, observation: dict[str, Any], instructions: Sequence[str]) -> Chunks:
         """The next chunk of each row."""
         rows, missing = len(instructions), self._width - len(instructions)
-        filled: dict[str, Any] = {"images": [_filled(camera, missing) for camera in observation["images"]]}
+        seen = observation["images"][: len(self._policy.settings.cameras)]
+        filled: dict[str, Any] = {"images": [_filled(camera, missing) for camera in seen]}
         if "state" in observation:
             filled["state"] = _filled(observation["state"], missing)
         said = self._policy(filled, [*instructions, *[instructions[0]] * missing])

@@ -148,12 +148,14 @@ def test_the_planner_fills_up_its_rows_and_turns_the_gripper():
     asked = []
 
     def policy(observation, instructions):
-        asked.append((observation["images"][0].shape, observation["state"].tolist(), instructions))
+        (picture,) = observation["images"]  # the policy has one camera, the environment two
+        asked.append((picture.shape, observation["state"].tolist(), instructions))
         actions = np.tile([0.25, 1.0], (4, 2, 1))
         return Prediction(actions, None, np.full((4, 2), 0.5), None, None)
 
-    policy.settings = types.SimpleNamespace(gripper="minus_open_plus_closed")
-    said = PolicyPlanner(policy, 4)(Line(3).observe([0, 2]), ["a", "b"])
+    policy.settings = types.SimpleNamespace(gripper="minus_open_plus_closed", cameras=("image",))
+    seen = Line(3).observe([0, 2])
+    said = PolicyPlanner(policy, 4)({**seen, "images": seen["images"] * 2}, ["a", "b"])
     assert asked == [((4, 8, 8, 3), [[0.0]] * 4, ["a", "b", "a", "a"])]
     assert said.actions.shape == (2, 2, 2)
     assert said.actions[..., 1].tolist() == [[-1.0, -1.0]] * 2  # 1 is open in the policy's units, -1 in the dataset's
