@@ -18,6 +18,8 @@ VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.m
 LEGACY_DATA_PATH = "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet"
 LEGACY_VIDEO_PATH = "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4"
 FASTEST = 1e6  # frames per second
+# How far a time may be from that of its frame, in seconds: the default of LeRobot's own reader.
+TOLERANCE = 1e-4
 
 INFO_FIELDS = table(
     Field("codebase_version", "honoured", "v3.x, v2.1 or v2.0: the layout of the folder"),

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from eosjax.data.episode import DatasetError, Episode, check_image, matrix
 from eosjax.data.lerobot.episodes import EpisodeTable, read_episode_table
-from eosjax.data.lerobot.info import INFO, Feature, Info, read_info
+from eosjax.data.lerobot.info import INFO, TOLERANCE, Feature, Info, read_info
 from eosjax.data.lerobot.tables import Rows, open_parquet
-from eosjax.data.lerobot.video import TOLERANCE, Video, to_jpeg
 from eosjax.data.specs import DatasetSpec, SpecError
 from eosjax.fields import show
 
@@ -107,6 +107,8 @@ def _check_files(table: EpisodeTable, start: int) -> None:
         rows, expected = open_parquet(path).metadata.num_rows, int(table.row[episode] + table.length[episode])
         if rows != expected:
             raise DatasetError(f"{path}: expected {expected} frames up to episode {episode}, as the metadata have them, got {rows} rows")
+    from eosjax.data.lerobot.video import Video  # loads FFmpeg, which only the process that builds a store needs
+
     for path, (camera, expected) in frames.items():
         video = Video(path)
         announced = video.num_frames
@@ -126,7 +128,7 @@ class _Reader:
         self._path: Path | None = None
         self._rows: Rows | None = None
         self._pictures: dict[str, Rows] = {}
-        self._videos: dict[str, Video] = {}
+        self._videos: dict[str, Any] = {}  # of class Video
 
     def episode(self, index: int) -> Episode:
         """The episode `index`, which is not before the last one that was read.
@@ -218,6 +220,8 @@ class _Reader:
 
     def _decoded(self, camera: str, index: int, steps: range) -> Iterator[bytes]:
         """Frames of a video, encoded anew one by one."""
+        from eosjax.data.lerobot.video import Video, to_jpeg  # as above
+
         path, where = self._table.video_file(camera, index), f"episode {index}, {camera}"
         video = self._videos.get(camera)
         if video is None or video.path != path:

@@ -11,10 +11,9 @@ import av
 import av.error
 
 from eosjax.data.episode import DatasetError
+from eosjax.data.lerobot.info import TOLERANCE
 from eosjax.fields import show
 
-# How far the time of a frame may be from the time that the dataset gives it, in seconds: the default of LeRobot's own reader.
-TOLERANCE = 1e-4
 _SEEK_AHEAD = 2.0  # seconds; nearer pictures are reached by decoding those in between
 # The frame store keeps pictures as JPEG. At this quality and with full colour resolution a copy differs from the decoded picture by less
 # than the codec of the video has changed it.

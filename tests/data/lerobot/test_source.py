@@ -128,6 +128,10 @@ assert not {{"tensorflow", "tensorflow_datasets", "jax"}} & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", code], check=True)
     spec = describe(folder.parent, "made")
+    child = (
+        f"import sys; from eosjax.data.sources import describe; describe({str(folder.parent)!r}, 'made'); assert 'av' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", child], check=True)  # FFmpeg is for the process that builds
     store = open_store(folder.parent, "made", spec, tmp_path / "cache")
     assert (store.num_episodes, store.num_frames, store.tasks[1]) == (3, sum(LENGTHS), TASKS[1])
     assert store.images(sum(LENGTHS) - 1) == tuple(camera[-1] for camera in read(folder)[-1].images)
