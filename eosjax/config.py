@@ -78,7 +78,11 @@ class TrainConfig:
     keep_checkpoints: int = 3  # newest checkpoints to keep, in addition to the one with the best validation
     resume: bool = False  # continue from the newest checkpoint of the run
     seed: int = 7  # seed of weights, data order, augmentation and draws
-    num_devices: int = 0  # devices to train on; 0 takes all
+    num_devices: int = 0  # devices to train on, of all processes; 0 takes all
+    coordinator_address: str | None = None  # host:port of process 0, for a run of several processes; SLURM and Open MPI need no flag
+    num_processes: int | None = None  # processes of the run
+    process_id: int | None = None  # number of this process, from 0
+    start_timeout: int = 300  # seconds to wait for the other processes
     deterministic: bool = False  # the same bits from the same run on the same kind of GPU, at some cost in speed; CPUs need no flag
     compile_cache_dir: Path | None = None  # folder of compiled programs; default $EOSJAX_CACHE/xla or ~/.cache/eosjax/xla
 
@@ -115,6 +119,7 @@ class TrainConfig:
         _ = self.label_paths, self.encoder_heads, self.operating_rule, self.allowances  # read dataset_name, too
         _check_eos(self)
         _check_combinations(self)
+        _check_processes(self)
 
     @property
     def run_dir(self) -> Path:
@@ -224,7 +229,7 @@ _POSITIVE = (
     "num_images_in_input num_diffusion_steps_train num_diffusion_steps_inference "
     "lora_rank batch_size grad_accumulation_steps max_steps learning_rate num_steps_before_decay "
     "val_freq save_freq keep_checkpoints eos_hidden_dim eos_buffer_capacity eos_sample_positive eos_sample_negative "
-    "eos_min_positive eos_min_negative log_freq"
+    "eos_min_positive eos_min_negative log_freq start_timeout"
 ).split()
 _NOT_NEGATIVE = ("lr_warmup_steps", "loader_threads", "num_devices", "lambda_eos", "seed")
 _LARGEST_SEED = 2**32 - 1  # of a JAX key
@@ -287,6 +292,22 @@ def _check_eos(config: TrainConfig) -> None:
                 f"--eos_buffer_capacity ({config.eos_buffer_capacity}) is less than --eos_min_{kind} ({least}): the buffer could never "
                 f"become ready; raise --eos_buffer_capacity to at least {least} or lower --eos_min_{kind}"
             )
+
+
+def _check_processes(config: TrainConfig) -> None:
+    named = [f"--{name}" for name in ("coordinator_address", "num_processes", "process_id") if getattr(config, name) is not None]
+    if named and len(named) < 3:
+        raise ConfigError(
+            f"{', '.join(named)}: a run of several processes needs all of --coordinator_address, --num_processes, --process_id"
+        )
+    if not named:
+        return
+    host, _, port = (config.coordinator_address or "").rpartition(":")
+    if not host or not port.isdecimal():
+        raise ConfigError(f"--coordinator_address: expected host:port, got {config.coordinator_address}")
+    processes, number = config.num_processes or 0, config.process_id or 0
+    if not 0 <= number < processes:
+        raise ConfigError(f"--process_id: expected a number from 0 to {processes - 1} with --num_processes {processes}, got {number}")
 
 
 def _check_combinations(config: TrainConfig) -> None:

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 from jax.sharding import Sharding
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
@@ -126,8 +127,13 @@ class Checkpoints:
         return state
 
     def _set_aside(self, step: int) -> None:
-        source = self.directory / str(step)
-        target = self.directory.with_name(f"{self.directory.name}_damaged") / str(step)
+        if jax.process_index() == 0:
+            self._move_aside(self.directory / str(step))
+        multihost_utils.sync_global_devices(f"checkpoint {step} set aside")
+        self._manager.reload()
+
+    def _move_aside(self, source: Path) -> None:
+        target = self.directory.with_name(f"{self.directory.name}_damaged") / source.name
         try:
             target.parent.mkdir(exist_ok=True)
             while target.exists():
@@ -135,13 +141,19 @@ class Checkpoints:
             shutil.move(source, target)
         except OSError as error:
             raise UnreadableError(f"{source}: damaged, and cannot be moved to {target}: {error.strerror}") from error
-        self._manager.reload()
         log.warning("moved %s to %s", source, target)
 
 
 def checkpoint_steps(directory: Path) -> list[int]:
     """Steps of the checkpoints in a folder, oldest first; none where there is no folder."""
     return sorted(ocp.utils.checkpoint_steps(directory.absolute())) if directory.is_dir() else []
+
+
+def _reader() -> ocp.Checkpointer:
+    """Reads a checkpoint in this process, whatever others do: by itself Orbax waits for all processes of a run."""
+    index = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(primary_host=index, active_processes={index}, barrier_sync_key_prefix=f"process_{index}")
+    return ocp.Checkpointer(ocp.CompositeCheckpointHandler(composite_options=ocp.CompositeOptions(alone)), multiprocessing_options=alone)
 
 
 def read_record(folder: Path) -> CheckpointRecord:
@@ -153,7 +165,7 @@ def read_record(folder: Path) -> CheckpointRecord:
       CheckpointError: there is none, it is damaged, or it is the record of another step than its folder says.
     """
     try:
-        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+        with _reader() as checkpointer:
             content = checkpointer.restore(folder.absolute(), args=ocp.args.Composite(record=ocp.args.JsonRestore()))["record"]
     except Exception as error:  # whatever a damaged file makes the reader raise
         raise CheckpointError(f"{folder}: damaged: {damage_in(error, folder)}") from error
@@ -185,7 +197,7 @@ def restore_part(folder: Path, part: str, shapes: T, record: CheckpointRecord) -
     as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
     args = ocp.args.Composite(state=ocp.args.PyTreeRestore(wanted, restore_args=as_numpy, partial_restore=True))
     try:
-        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+        with _reader() as checkpointer:
             arrays = checkpointer.restore(folder.absolute(), args=args)["state"][part]
     except Exception as error:  # whatever a damaged file makes the readers raise
         raise CheckpointError(f"{folder}: damaged: {damage_in(error, folder)}") from error

@@ -25,7 +25,7 @@ from eosjax.ends.operating_points import OperatingPoint
 from eosjax.models.openvla import VLAConfig
 from eosjax.types import UserError
 
-VERSION = 3  # raise it when a field is added, goes or changes its meaning
+VERSION = 4  # raise it when a field is added, goes or changes its meaning
 T = TypeVar("T")
 
 
@@ -219,7 +219,8 @@ MAY_CHANGE = {
     "config": (
         "max_steps val_freq save_freq keep_checkpoints log_freq loader_threads num_devices batch_size resume "
         "vla_path vla_revision data_root_dir dataset_specs substep_labels_path substep_labels_format cache_dir "
-        "run_root_dir run_id_note run_id_override use_tensorboard use_wandb wandb_project wandb_entity attention remat compile_cache_dir"
+        "run_root_dir run_id_note run_id_override use_tensorboard use_wandb wandb_project wandb_entity attention remat compile_cache_dir "
+        "coordinator_address num_processes process_id start_timeout"
     ).split(),
     "software": ["eosjax", "jax", "platform", "device_kind", "num_devices"],
     "base_revision": [],
@@ -234,6 +235,15 @@ _MEANINGS = {
     "tokenizer": "tokenizer.json below --vla_path",
     "base": "frozen base weights below --vla_path",
 }
+
+
+# Flags that each process of a run has for itself.
+_OF_A_PROCESS = {f"config.{name}" for name in "process_id cache_dir compile_cache_dir loader_threads data_root_dir vla_path".split()}
+
+
+def facts(record: RunRecord) -> dict[str, Any]:
+    """What every process of a run must have in common, by path in the record."""
+    return {path: value for path, value in _leaves(_plain(record)).items() if path not in _OF_A_PROCESS}
 
 
 class Difference(typing.NamedTuple):

@@ -1,10 +1,14 @@
-"""Ctrl-C and SIGTERM: at once before training, and as a flag that the training loop looks at between updates."""
+"""Ctrl-C and SIGTERM: at once before training, and as a flag that the training loop looks at between updates.
+
+Several processes have to stop at the same update. For them JAX's preemption service listens to SIGTERM, and agrees on an update.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 
@@ -32,26 +36,34 @@ def stop_at_once() -> None:
 
 
 @contextlib.contextmanager
-def stop_signals() -> Iterator[Flag]:
-    """SIGINT and SIGTERM raise the flag; a second one acts as usual.
+def stop_signals() -> Iterator[Callable[[int], bool]]:
+    """SIGINT and SIGTERM, to any process of the run, ask for its end; a second one acts as usual.
+
+    Yields a function that tells, given the updates made so far, whether to stop here. All processes must ask it before each update.
 
     Raises:
       KeyboardInterrupt: it came before, and was lost (see `stop_at_once`).
     """
+    import jax  # `stop_at_once` comes before it is loaded
+    from jax.experimental import multihost_utils
+
     if _interrupted:
         raise KeyboardInterrupt
-    flag = Flag()
-    usual = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    flag, alone = Flag(), jax.process_count() == 1
+    # Of several processes, SIGTERM belongs to JAX.
+    usual = {number: signal.getsignal(number) for number in ((signal.SIGINT, signal.SIGTERM) if alone else (signal.SIGINT,))}
 
     def receive(number: int, frame: Any) -> None:
         flag.raised = True
         for signal_number, handler in usual.items():
             signal.signal(signal_number, handler)
+        if not alone:
+            os.kill(os.getpid(), signal.SIGTERM)
 
     for number in usual:
         signal.signal(number, receive)
     try:
-        yield flag
+        yield (lambda step: flag.raised) if alone else multihost_utils.reached_preemption_sync_point
     finally:
         for number, handler in usual.items():
             signal.signal(number, handler)

@@ -35,8 +35,8 @@ from eosjax.runs.faults import FileSystemError, file_system_fault
 from eosjax.runs.load import TOKENIZER_FILE
 from eosjax.runs.lock import RunLock
 from eosjax.runs.policy_source import PolicySource
-from eosjax.runs.record import CheckpointRecord, RunRecord, Software, Validation, describe_differences, differences, fingerprint
-from eosjax.training import metrics
+from eosjax.runs.record import CheckpointRecord, RunRecord, Software, Validation, describe_differences, differences, facts, fingerprint
+from eosjax.training import metrics, processes
 from eosjax.training.data_checks import check_ends, check_plausible, describe_data, tune_counts
 from eosjax.training.host_memory import keep_freed_memory
 from eosjax.training.initial import initial_params, suit_device
@@ -78,31 +78,47 @@ def run(config: TrainConfig, report: Report | None = None) -> None:
       eosjax.data.episode.DatasetError, eosjax.data.labels.LabelError: the data cannot be used.
       eosjax.data.labels.plausibility.ImplausibleError: labels that cannot be those of a robot.
       eosjax.runs.checkpoint.CheckpointError: `resume` without a usable checkpoint.
+      eosjax.training.processes.StartError, eosjax.training.processes.OtherProcessError: of a run of several processes.
     """
-    check_wandb(config)
-    check_paths(config)
+    processes.start(config)
     devices = choose_devices(config.num_devices)
     if devices[0].platform == "cpu":
         keep_freed_memory()
+    policy, data = processes.together(lambda: _open(config))
+    share = share_of_ends(data.train)
+    config, tuned = tune_counts(config, share)
+
+    console = Console(config.max_steps, quiet=not processes.is_first())
+    for line in [*describe_data(data, config.data_root_dir), *([tuned] if tuned else [])]:
+        console.line(line)
+    device = next(each for each in devices if each.process_index == jax.process_index())
+    vla_config = suit_device(config, policy.vla_config(config, data.mixture.spec), data.train.length, device, console.line)
+    learner = make_learner(config, vla_config, share)
+    with contextlib.ExitStack() as stack:
+        processes.together(lambda: _take_folder(config, stack))
+        trainer = processes.together(lambda: _Trainer(config, data, share, learner, policy, devices, console))
+        among = f" of {jax.process_count()} processes" if jax.process_count() > 1 else ""
+        console.line(f"{len(devices)} {devices[0].platform} device(s){among}, batch {trainer.global_batch}, run {config.run_dir}")
+        trainer.train(report)
+
+
+def _open(config: TrainConfig) -> tuple[PolicySource, RunData]:
+    """The policy and the data that the flags name, checked."""
+    check_wandb(config)
+    check_paths(config)
     policy = PolicySource.open(config)
     data = open_data(config, policy)
     if config.use_eos_classification:
         check_ends(data)
         for dataset in data.mixture.datasets:
             check_plausible(dataset)
-    share = share_of_ends(data.train)
-    config, tuned = tune_counts(config, share)
+    return policy, data
 
-    console = Console(config.max_steps, quiet=jax.process_index() != 0)
-    for line in [*describe_data(data, config.data_root_dir), *([tuned] if tuned else [])]:
-        console.line(line)
-    vla_config = suit_device(config, policy.vla_config(config, data.mixture.spec), data.train.length, devices[0], console.line)
-    learner = make_learner(config, vla_config, share)
-    with RunLock(config.run_dir):
+
+def _take_folder(config: TrainConfig, stack: contextlib.ExitStack) -> None:
+    if processes.is_first():
+        stack.enter_context(RunLock(config.run_dir))
         check_run_folder(config)
-        trainer = _Trainer(config, data, share, learner, policy, devices, console)
-        console.line(f"{len(devices)} {devices[0].platform} device(s), batch {trainer.global_batch}, run {config.run_dir}")
-        trainer.train(report)
 
 
 class _Trainer:
@@ -143,6 +159,7 @@ class _Trainer:
             software=software(devices),
             wandb_id=None,
         )
+        processes.check_same(facts(self.record))
         self.validation: Validation | None = None  # the last one, of this process or before it
         self.start = self.saved = self._restore() if config.resume else 0
         self.writer = self._open_folder(policy.tokenizer_json)
@@ -169,7 +186,7 @@ class _Trainer:
         config, episodes, step = self.config, None, self.start
         batches = self._batches()
         with stop_signals() as stopped, contextlib.closing(self.checkpoints), contextlib.closing(self.writer):
-            while step < config.max_steps and not stopped:
+            while step < config.max_steps and not stopped(step):
                 with self.clock.waiting():
                     batch = next(batches)
                 self.state, new_metrics = self.parallel.step(self.state, self.frozen, self.parallel.split(batch))
@@ -203,7 +220,8 @@ class _Trainer:
 
     def _restore(self) -> int:
         """Replaces the state by the one of the newest whole checkpoint; returns the updates it has made."""
-        self.state, saved = self.checkpoints.restore(self.state, self.parallel.replicated, self._check_same_run)
+        restored, saved = self.checkpoints.restore(self.state, self.parallel.everywhere, self._check_same_run)
+        self.state = self.parallel.own(restored)
         if saved.step >= self.config.max_steps:
             raise ConfigError(
                 f"--max_steps: expected more than the {saved.step} updates that {self.config.run_dir} has made, got {self.config.max_steps}"
@@ -225,11 +243,11 @@ class _Trainer:
 
     def _open_folder(self, tokenizer_json: bytes) -> MetricWriter:
         folder = self.config.run_dir
-        if jax.process_index() == 0:
+        if processes.is_first():
             flags.save(self.config, folder / configs.CONFIG_FILE)
             save_stats(folder / STATS_FILE, self.data.mixture.stats)
             (folder / TOKENIZER_FILE).write_bytes(tokenizer_json)
-        return MetricWriter(self.config, folder, self.start, self.record.wandb_id, enabled=jax.process_index() == 0)
+        return MetricWriter(self.config, folder, self.start, self.record.wandb_id, enabled=processes.is_first())
 
     def _batches(self) -> Iterator[Batch]:
         return iter(
@@ -288,9 +306,9 @@ class _Trainer:
         def predict(batch: Batch) -> Any:
             return jax.device_get(self.parallel.predict(self.state.trainable, self.frozen, self.parallel.split(batch)))
 
-        batches = EvalLoader(source, self.local_batch, threads=self.config.num_loader_threads)
+        batches = EvalLoader(source, self.local_batch, self.config.num_loader_threads, jax.process_index(), jax.process_count())
         with self.clock.stopped():
-            found = predict_split(predict, batches, source.anchors, source.data.labels.ends, source.data.episode_of)
+            found = predict_split(predict, batches, source.anchors, source.data.labels.ends, source.data.episode_of, processes.gather)
             row, point = {"val/action_loss": found.action_loss}, None
             if self.with_eos:
                 point = choose(found.episodes, selection(self.config, self.share, episode_ends(self.data.train)))
@@ -306,7 +324,7 @@ class _Trainer:
         self._check_finite(step)
         record = CheckpointRecord(self.record, step, self.validation, self._operating_point(), fetch_fingerprints(self.state))
         with self.clock.stopped():
-            self.checkpoints.save(self.state, record)
+            self.checkpoints.save(self.parallel.shared(self.state), record)
         self.saved = step
 
     def _operating_point(self) -> OperatingPoint | None:
@@ -321,7 +339,7 @@ class _Trainer:
         folder, validation = self.config.run_dir, self.validation
         if step < self.config.max_steps:
             self.console.line(f"stopped at step {step}, saved; go on with --resume True")
-        elif report and episodes and validation and validation.operating_point and self.data.val and jax.process_index() == 0:
+        elif report and episodes and validation and validation.operating_point and self.data.val and processes.is_first():
             self.console.line(report(folder, self.data.train, self.data.val, episodes, validation.operating_point))
         self.console.line(f"run: {folder}")
 

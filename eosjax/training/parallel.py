@@ -2,6 +2,9 @@
 
 State and frozen weights are replicated (no leading device axis), the batch is split. The mapped step reduces inside (see
 `training.step`), so that what it returns is the same on every device and comes back replicated.
+
+Every process holds its own copy of what is replicated, on its own devices: pmap takes and returns such arrays. Orbax takes arrays of all
+processes; `shared` and `own` turn one into the other, without a copy.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from typing import Any, TypeVar
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from eosjax.models.policies import Params
@@ -36,23 +40,40 @@ class DataParallel:
     """
 
     def __init__(self, learner: Learner, devices: Sequence[Device]) -> None:
-        mesh = Mesh(np.asarray(devices), (AXIS,))
+        local = [device for device in devices if device.process_index == jax.process_index()]
+        self._mesh, mesh = (Mesh(np.asarray(each), (AXIS,)) for each in (devices, local))
         self.replicated = NamedSharding(mesh, PartitionSpec())
         self._split = NamedSharding(mesh, PartitionSpec(AXIS))
-        self._local_devices = sum(device.process_index == jax.process_index() for device in devices)
+        self._local_devices = len(local)
         self.step, self.predict = _map(learner, tuple(devices))
 
     def replicate(self, tree: T) -> T:
-        """Puts a tree of arrays on every device."""
+        """Puts a tree of arrays on every device of this process."""
         return jax.device_put(tree, self.replicated)
+
+    @property
+    def everywhere(self) -> NamedSharding:
+        """On every device of all processes."""
+        return NamedSharding(self._mesh, PartitionSpec())
+
+    def shared(self, tree: T) -> T:
+        """A replicated tree as arrays of all processes."""
+        if jax.process_count() == 1:
+            return tree
+        return multihost_utils.host_local_array_to_global_array(tree, self._mesh, PartitionSpec())
+
+    def own(self, tree: T) -> T:
+        """What `shared` was made of."""
+        if jax.process_count() == 1:
+            return tree
+        return multihost_utils.global_array_to_host_local_array(tree, self._mesh, PartitionSpec())
 
     def split(self, batch: Batch) -> Batch:
         """Splits this process' batch over its devices: [n ...] becomes a device array [devices, n / devices, ...]."""
         return jax.tree.map(self._split_leaf, batch)
 
     def _split_leaf(self, x: Any) -> jax.Array:
-        local = x.reshape(self._local_devices, len(x) // self._local_devices, *x.shape[1:])
-        return jax.make_array_from_process_local_data(self._split, local)
+        return jax.device_put(x.reshape(self._local_devices, len(x) // self._local_devices, *x.shape[1:]), self._split)
 
 
 @functools.lru_cache(maxsize=2)  # a comparison of seeds trains equal learners in one process: they compile once
@@ -69,12 +90,15 @@ def _map(learner: Learner, devices: tuple[Device, ...]) -> tuple[Step, Predict]:
 
 
 def choose_devices(num_devices: int) -> list[Device]:
-    """The first `num_devices` devices of all processes, or all for 0.
+    """`num_devices` devices, the first ones of each process, or all for 0.
 
     Raises:
-      UserError: there are fewer.
+      UserError: there are fewer, or the processes would have unequal numbers.
     """
-    devices = jax.devices()
+    devices, processes = jax.devices(), jax.process_count()
     if num_devices > len(devices):
         raise UserError(f"--num_devices {num_devices}: JAX sees {len(devices)} {devices[0].platform} device(s)")
-    return devices[: num_devices or len(devices)]
+    if num_devices % processes:
+        raise UserError(f"--num_devices {num_devices}: expected a multiple of the number of processes, {processes}")
+    each = (num_devices or len(devices)) // processes
+    return [device for index in range(processes) for device in [d for d in devices if d.process_index == index][:each]]

@@ -21,26 +21,36 @@ class Predictions(NamedTuple):
 
 
 def predict_split(
-    predict: Callable[[Batch], Any], batches: Iterable[Batch], anchors: np.ndarray, ends: np.ndarray, episode_of: np.ndarray
+    predict: Callable[[Batch], Any],
+    batches: Iterable[Batch],
+    anchors: np.ndarray,
+    ends: np.ndarray,
+    episode_of: np.ndarray,
+    gather: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]] = lambda rows: rows,
 ) -> Predictions:
     """Runs the policy over a split.
 
     Args:
       predict: maps a host batch to something with `l1_sum`, `l1_count` and `eos_logits` (device axis first).
-      batches: the split, each sample once; rows of key -1 are ignored.
+      batches: the split, or what this process has of it, each sample once; rows of key -1 are ignored.
       anchors: i64 [n], the frame of each sample, by key: all frames of some episodes, in order.
       ends: bool [N], truth for all frames of the store.
       episode_of: i64 [N], the episode of each frame.
+      gather: makes rows [n ...] of this process those of all.
     """
-    total = count = 0.0
-    rows: dict[int, np.ndarray] = {}
+    keys, found, sums = [], [], []
     for batch in batches:
         predictions = predict(batch)
-        total += float(np.sum(predictions.l1_sum))
-        count += float(np.sum(predictions.l1_count))
-        logits = np.asarray(predictions.eos_logits, np.float32).reshape(batch.eos.shape)
-        rows |= zip(batch.key.tolist(), logits, strict=True)  # fillers go to -1, which is never read
-    logits = np.stack([rows[key] for key in range(len(anchors))])
+        keys.append(batch.key)
+        found.append(np.asarray(predictions.eos_logits, np.float32).reshape(batch.eos.shape))
+        sums.append([np.sum(predictions.l1_sum), np.sum(predictions.l1_count)])
+    rows = gather({"keys": np.concatenate(keys), "logits": np.concatenate(found), "sums": np.asarray(sums)})
+    total, count = (sum(column.tolist()) for column in rows["sums"].T)
+    order = np.flatnonzero(rows["keys"] >= 0)
+    order = order[np.argsort(rows["keys"][order])]
+    if not np.array_equal(rows["keys"][order], np.arange(len(anchors))):
+        raise ValueError(f"batches: expected each of {len(anchors)} samples once, got the keys {rows['keys'][order]}")
+    logits = rows["logits"][order]
     numbers = episode_of[anchors]
     starts = np.flatnonzero(np.diff(numbers)) + 1
     columns = (np.split(column, starts) for column in (numbers, logits, ends[anchors].astype(bool)))

@@ -28,8 +28,8 @@ def test_ctrl_c_before_training_is_not_lost():
 def test_in_training_the_first_signal_raises_the_flag_and_the_second_acts_as_usual():
     interrupt.stop_at_once()
     with interrupt.stop_signals() as stopped:
-        assert not stopped
+        assert not stopped(0)
         os.kill(os.getpid(), signal.SIGINT)
-        assert stopped
+        assert stopped(1)
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)

@@ -54,20 +54,26 @@ class TrainLoader:
 
 @dataclasses.dataclass(frozen=True)
 class EvalLoader:
-    """All samples in order, in batches of one size; rows of key -1, nowhere valid, fill up the last one."""
+    """All samples in order, in batches of one size; rows of key -1, nowhere valid, fill up the last ones.
+
+    Several processes take consecutive parts of each global batch, and have as many batches each.
+    """
 
     source: SampleSource
-    batch_size: int
+    batch_size: int  # of this process
     threads: int = 4
+    process_index: int = 0
+    process_count: int = 1
 
     def __len__(self) -> int:
-        return -(-len(self.source) // self.batch_size)
+        return -(-len(self.source) // (self.batch_size * self.process_count))
 
     def __iter__(self) -> Iterator[Batch]:
         return _iterate(grain.MapDataset.range(len(self)).map(self._batch), self.threads)
 
     def _batch(self, number: int) -> Batch:
-        indices = np.arange(number * self.batch_size, (number + 1) * self.batch_size)
+        first = (number * self.process_count + self.process_index) * self.batch_size
+        indices = np.arange(first, first + self.batch_size)
         return self.source.batch(np.where(indices < len(self.source), indices, -1))
 
 
