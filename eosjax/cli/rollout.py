@@ -2,14 +2,16 @@
 oracle, decide when the next sub-step begins.
 
 Writes results.json, report.html and the finished episodes to --out. After Ctrl-C the same command goes on. The threshold is that of the
-checkpoint. Start states and random numbers are the same for all switchers."""
+checkpoint. Start states and random numbers are the same for all switchers. With --server the policy is that of a running `eosjax serve`,
+and the robot-side broker decides where sub-steps end."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +19,15 @@ import numpy as np
 from tqdm import tqdm
 
 from eosjax.cli import common
-from eosjax.cli.trained import add_checkpoint_flags, load
+from eosjax.cli.rollout_policy import Subject, open_run, open_served
+from eosjax.cli.trained import add_checkpoint_flags
 from eosjax.cli.trained_data import add_place_flags, open_run_data
 from eosjax.ends.closed_loop import Episode, rows
 from eosjax.envs.episodes import EpisodeFolder, Who
-from eosjax.envs.planner import PolicyPlanner
 from eosjax.envs.registry import MakeWorlds, open_env
 from eosjax.envs.rollout import EXECUTORS, EXPERT, play
 from eosjax.envs.switchers import EOS, FITTED, SWITCHES, WHOLE, Typical, make_switcher
-from eosjax.runs.load import SavedRun
-from eosjax.runs.record import fingerprint
-from eosjax.serving.policy import Policy
+from eosjax.serving.client import ServerLostError, ServerRefusedError
 from eosjax.types import UserError
 
 RESULTS, PAGE, VIDEOS = "results.json", "report.html", "videos"
@@ -38,7 +38,11 @@ _AT_ONCE = 64  # episodes played at once
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of the command."""
-    add_checkpoint_flags(parser)
+    add_checkpoint_flags(parser, required=False)
+    parser.add_argument(
+        "--server", metavar="URL", help="ws:// or wss:// of an `eosjax serve` that plays the policy; --checkpoint is then not needed"
+    )
+    parser.add_argument("--api_key_file", type=Path, metavar="FILE", help="file with the key of the server")
     parser.add_argument("--statistics_of", metavar="NAME", help="dataset of the run whose units the environment has (the only one)")
     parser.add_argument("--env", required=True, metavar="ENV", help="demo, or module:function that makes your own Gymnasium environment")
     parser.add_argument("--episodes", type=int, default=50, metavar="N", help="start states (%(default)s)")
@@ -73,24 +77,24 @@ def run(args: argparse.Namespace) -> int:
             f"got {args.episodes}, {args.seed} and {args.extra_steps}"
         )
     make = open_env(args.env, args.seed)
-    saved = load(args)
-    point = saved.operating_point
-    if point is None and EOS in args.switch:
-        raise UserError(f"--switch {EOS}: {args.checkpoint} has no EOS head; name other switchers")
+    policy = open_served(args) if args.server else open_run(args)
+    if policy.rule is None and EOS in args.switch:
+        raise UserError(f"--switch {EOS}: {policy.name} has no EOS head; name other switchers")
     whos = [(switch, executor) for executor in args.executor for switch in args.switch if (switch, executor) != (WHOLE, EXPERT)]
-    folder = EpisodeFolder(args.out, _settings(args, saved))
-    played = _play_all(args, saved, make, folder, whos)
+    settings = {"checkpoint": policy.record, "env": args.env, "seed": args.seed, "extra_steps": args.extra_steps}
+    folder = EpisodeFolder(args.out, settings | {"through": "a server" if args.server else None})
+    played = _play_all(args, policy, make, folder, whos)
     traces = {who: [each.trace for each in episodes if each.fault is None] for who, episodes in played.items()}
     faults = [f"{'-'.join(who)} {each.trace.episode}: {each.fault}" for who, found in played.items() for each in found if each.fault]
     table = rows({who: found for who, found in traces.items() if found})
-    about = {"checkpoint": str(args.checkpoint), "step": saved.step, "env": args.env, "seed": args.seed}
-    about |= {"extra_steps": args.extra_steps, "faults": faults}
-    _write(args, table, about, played, point and point.rule.threshold)
+    about = {**policy.about, "env": args.env, "seed": args.seed, "extra_steps": args.extra_steps, "faults": faults}
+    _write(args, f"{policy.name}, in {args.env}", table, about, played, policy.rule and policy.rule.threshold)
     return 0
 
 
 def _write(
     args: argparse.Namespace,
+    title: str,
     table: list[dict[str, Any]],
     about: dict[str, Any],
     played: Mapping[Who, list[Episode]],
@@ -98,7 +102,6 @@ def _write(
 ) -> None:
     from eosjax.reports.closed_loop import closed_loop_text, gif, rollout_page  # loads matplotlib
 
-    title = f"{args.checkpoint.name}, step {about['step']}, in {args.env}"
     files = [(RESULTS, (json.dumps({"rows": table, "about": about}, indent=1, allow_nan=False) + "\n").encode())]
     shown = [(who, episode) for who, episodes in played.items() for episode in _one_of_each(episodes)]
     files.append((PAGE, rollout_page(title, table, shown, threshold).encode()))
@@ -120,15 +123,15 @@ def _one_of_each(episodes: Sequence[Episode]) -> list[Episode]:
 
 
 def _play_all(
-    args: argparse.Namespace, saved: SavedRun, make: MakeWorlds, folder: EpisodeFolder, whos: Sequence[Who]
+    args: argparse.Namespace, policy: Subject, make: MakeWorlds, folder: EpisodeFolder, whos: Sequence[Who]
 ) -> dict[Who, list[Episode]]:
     """All episodes of each switcher and executor, those that are not on disk played."""
     numbers = range(args.episodes)
     found = {who: {number: each for number in numbers if (each := folder.read(who, number))} for who in whos}
     missing = {who: [number for number in numbers if number not in found[who]] for who in whos}
-    typical = _typical(args, saved) if any(switch in FITTED and missing[switch, executor] for switch, executor in whos) else None
-    policy = Policy.load(args.checkpoint, saved.step, args.statistics_of, args.vla_path)
-    planner = PolicyPlanner(policy, min(_AT_ONCE, args.episodes))
+    fitted = [switch for switch, executor in whos if switch in FITTED and missing[switch, executor]]
+    typical = _typical(args, policy, fitted[0]) if fitted else None
+    planner = policy.planner(min(_AT_ONCE, args.episodes))
     total = args.episodes * len(whos)
     with tqdm(total=total, initial=total - sum(map(len, missing.values())), unit="episode", disable=not sys.stderr.isatty()) as bar:
         for who in whos:
@@ -138,27 +141,38 @@ def _play_all(
                 batch = missing[who][first : first + _AT_ONCE]
                 filmed = lambda number: number < _FILMED
                 switcher = make_switcher(switch, typical)
-                rule, extra = policy.settings.rule, args.extra_steps
-                for episode in play(make(batch), batch, planner, rule, switch, switcher, executor, filmed, extra):
-                    folder.write(who, episode)
-                    found[who][episode.trace.episode] = episode
-                    bar.update()
+                with _told_what_is_left(args.out, who, batch, found[who]):
+                    for episode in play(make(batch), batch, planner, switch, switcher, executor, filmed, args.extra_steps):
+                        folder.write(who, episode)
+                        found[who][episode.trace.episode] = episode
+                        bar.update()
     return {who: [found[who][number] for number in numbers] for who in whos}
 
 
-def _typical(args: argparse.Namespace, saved: SavedRun) -> Typical:
+@contextlib.contextmanager
+def _told_what_is_left(out: Path, who: Who, batch: Sequence[int], found: Mapping[int, Episode]) -> Iterator[None]:
+    """Adds to the error of a server which episodes it cost."""
+    try:
+        yield
+    except (ServerLostError, ServerRefusedError) as error:
+        switch, executor = who
+        left = [number for number in batch if number not in found]
+        raise UserError(
+            f"{error}\nnot finished: {executor}, {switch}, episodes {', '.join(map(str, left))}. "
+            f"Finished episodes are in {out}; the same command goes on"
+        ) from error
+
+
+def _typical(args: argparse.Namespace, policy: Subject, switch: str) -> Typical:
     """What the training data of the run say of its sub-steps."""
-    source = open_run_data(args, saved).train
+    if policy.saved is None:
+        raise UserError(f"--switch {switch}: reads the training data of the run; give --checkpoint, too, or name other switchers")
+    source = open_run_data(args, policy.saved).train
     data = source.data
     spans = [slice(*data.episode_starts[[each, each + 1]].tolist()) for each in source.episodes.tolist()]
     ends, gripper = (np.concatenate([column[span] for span in spans]) for column in (data.labels.ends, data.gripper))
     starts = np.concatenate([[0], np.cumsum([span.stop - span.start for span in spans])])
     return Typical.fit(ends.astype(bool), gripper, starts)
-
-
-def _settings(args: argparse.Namespace, saved: SavedRun) -> dict[str, Any]:
-    record = fingerprint(json.dumps(saved.record.to_json(), sort_keys=True).encode())
-    return {"checkpoint": record, "env": args.env, "seed": args.seed, "extra_steps": args.extra_steps}
 
 
 def _choices(names: Sequence[str]) -> Any:

@@ -14,7 +14,6 @@ import numpy as np
 
 from eosjax.data.rlds.write import jpeg
 from eosjax.ends.closed_loop import Episode, Film, Switch, Trace
-from eosjax.ends.protocols import Clock, Rule, cut_chunk
 from eosjax.envs.switchers import EOS, NONE, WHOLE, Moment, Switcher
 from eosjax.envs.worlds import Worlds
 
@@ -22,17 +21,33 @@ POLICY, EXPERT = "policy", "expert"
 EXECUTORS = (POLICY, EXPERT)
 
 
+class Asked(NamedTuple):
+    """What a policy is to follow in one episode."""
+
+    episode: int  # number of the start state
+    instruction: str
+    begins: bool  # the sub-step begins with this observation
+
+
+class End(NamedTuple):
+    """Where the EOS head ends a sub-step, by the operating point."""
+
+    slot: int  # of the chunk
+    timed_out: bool  # only because the time of the sub-step is up
+
+
 class Chunks(NamedTuple):
     """What a policy says to n observations."""
 
-    actions: np.ndarray  # f [n k a], as the environment takes them
+    actions: np.ndarray  # f32 [n k a], as the environment takes them
     eos: np.ndarray | None  # f64 [n k], calibrated probability that the sub-step ends with each
+    ends: Sequence[End | None]  # n; None where the sub-step goes on
 
 
 class Planner(Protocol):
-    """A policy, as a rollout asks it."""
+    """A policy, as a rollout asks it. It remembers what its rule must know of the running sub-step of each episode."""
 
-    def __call__(self, observation: dict[str, Any], instructions: Sequence[str]) -> Chunks:
+    def __call__(self, observation: dict[str, Any], asked: Sequence[Asked]) -> Chunks:
         """The next chunk of each row."""
         ...
 
@@ -50,9 +65,9 @@ class _Running:
     place: int = 0
     step: int = 0
     began: int = 0  # step at which the running sub-step began
+    begins: bool = True  # the policy has not been asked in it
     held: int = -1
     success_step: int = -1
-    clock: Clock = Clock()  # noqa: RUF009  # a NamedTuple
     closed: bool | None = None  # the gripper command before
     changed_at: int = 0
     changed: bool = False  # within the running sub-step
@@ -64,14 +79,13 @@ class _Running:
 
     def begin(self, place: int) -> None:
         """Goes on to another sub-step."""
-        self.place, self.began, self.held, self.changed, self.clock, self.ending = place, self.step, -1, False, Clock(), None
+        self.place, self.began, self.held, self.changed, self.begins, self.ending = place, self.step, -1, False, True, None
 
 
 def play(
     worlds: Worlds,
     episodes: Sequence[int],
     planner: Planner,
-    rule: Rule | None,
     switch: str,
     switcher: Switcher,
     executor: str,
@@ -84,7 +98,6 @@ def play(
       worlds: at their start.
       episodes: number of the start state of each.
       planner: the policy.
-      rule: of its operating point; None without an EOS head.
       switch: name of the switcher.
       switcher: who switches.
       executor: who acts.
@@ -98,16 +111,16 @@ def play(
     while live:
         rows = [each.row for each in live]
         seen = worlds.observe(rows)
-        chunks = planner(seen, [_instruction(each, switch) for each in live])
-        cuts = [_cut(chunks, number, rule, each) for number, each in enumerate(live)]
+        chunks = planner(seen, [Asked(each.episode, _instruction(each, switch), each.begins) for each in live])
         for number, each in enumerate(live):
+            each.begins = False
             if each.filmed:
                 each.shown.at.append(each.step)
                 each.shown.pictures.append([jpeg(camera[number]) for camera in seen["images"]])
         going = list(range(len(live)))
         finished: list[tuple[int, str | None]] = []
         for slot in range(chunks.actions.shape[1]):
-            going, over = _one_step(worlds, live, going, slot, chunks, cuts, switch, switcher, executor, extra_steps)
+            going, over = _one_step(worlds, live, going, slot, chunks, switch, switcher, executor, extra_steps)
             finished += over
             if not going:
                 break
@@ -123,7 +136,6 @@ def _one_step(
     going: list[int],
     slot: int,
     chunks: Chunks,
-    cuts: Sequence[tuple[int | None, bool]],
     switch: str,
     switcher: Switcher,
     executor: str,
@@ -136,8 +148,9 @@ def _one_step(
         each = live[number]
         told = 0 if switch in (NONE, WHOLE) else each.place
         action = worlds.expert(each.row, told) if executor == EXPERT else chunks.actions[number, slot]
-        if cuts[number][0] == slot and each.ending is None:
-            each.ending, each.by_time = extra_steps, cuts[number][1]
+        end = chunks.ends[number]
+        if end is not None and end.slot == slot and each.ending is None:
+            each.ending, each.by_time = extra_steps, end.timed_out
         moment = _moment(each, action, bool(goals[each.place]), each.ending == 0)
         each.columns.append((float("nan") if chunks.eos is None else float(chunks.eos[number, slot]), moment.holds))
         each.shown.instruction.append(_instruction(each, switch))
@@ -176,15 +189,6 @@ def _moment(each: _Running, action: np.ndarray, holds: bool, cut: bool) -> Momen
         each.reached[each.place] = True
         each.held = each.step if each.held < 0 else each.held
     return Moment(each.place, each.step - each.began, each.step - each.changed_at, each.changed, holds, cut)
-
-
-def _cut(chunks: Chunks, number: int, rule: Rule | None, each: _Running) -> tuple[int | None, bool]:
-    """Where the EOS head ends the sub-step in this chunk, and whether only because its time is up."""
-    if chunks.eos is None or rule is None:
-        return None, False
-    found = cut_chunk(chunks.eos[number], rule, each.clock)
-    each.clock = found.clock
-    return found.slot, found.timed_out
 
 
 def _instruction(each: _Running, switch: str) -> str:

@@ -121,6 +121,11 @@ class CheckpointRecord:
         """The score of a checkpoint that was validated as it is, higher is better; None of others."""
         return self.validation.score[1] if self.validation and self.validation.step == self.step else None
 
+    @property
+    def fingerprint(self) -> str:
+        """Tells this checkpoint from every other: the fingerprints of its weights are in the record."""
+        return fingerprint(json.dumps(self.to_json(), sort_keys=True).encode())
+
     def describe_point(self) -> str:
         """Where the operating point comes from, in words; `UserError` without an EOS head."""
         if self.operating_point is None:

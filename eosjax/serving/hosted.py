@@ -27,13 +27,14 @@ class HostedPolicy:
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        """Sizes and conventions."""
+        """Sizes and conventions, and which checkpoint it is."""
         settings = self._policy.settings
         return {
             "action_dim": self._policy.config.action_dim,
             "state_dim": self._policy.config.proprio_dim,
             "control_hz": settings.control_hz,
             "gripper": settings.gripper,
+            **(settings.origin._asdict() if settings.origin else {}),
         }
 
     def check(self, request: Request) -> None:

@@ -63,6 +63,13 @@ class Outputs(NamedTuple):
     eos_logits: jax.Array | None  # f32 [b k], raw
 
 
+class Origin(NamedTuple):
+    """The checkpoint of a policy."""
+
+    record: str  # fingerprint of its record
+    step: int  # updates made
+
+
 @dataclasses.dataclass(frozen=True)
 class Settings:
     """How a policy was trained, beside its weights."""
@@ -73,6 +80,7 @@ class Settings:
     gripper: GripperConvention  # of the dataset; `Prediction.actions` have 1 = open unless it is "as_stored"
     control_hz: float  # control steps per second
     eos: OperatingPoint | None  # None: no EOS head
+    origin: Origin | None = None  # None: built from parts
 
     @property
     def rule(self) -> Rule | None:
@@ -129,6 +137,7 @@ class Policy:
             gripper=data.spec.gripper,
             control_hz=data.spec.control_hz,
             eos=saved.operating_point,
+            origin=Origin(saved.record.fingerprint, saved.step),
         )
         return cls(record.model, saved.params, data.statistics, open_tokenizer(run, saved.record), settings)
 

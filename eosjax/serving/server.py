@@ -167,6 +167,7 @@ class Server:
             "prompt": self._keys.prompt,
             "rule": served.rule and dataclasses.asdict(served.rule),
             "max_bytes": self._settings.max_bytes,
+            "max_rate": self._settings.max_rate,
             **served.facts,
         }
 

@@ -10,7 +10,9 @@ import pytest
 
 from eosjax import cli
 from eosjax.cli import rollout as module
+from eosjax.cli import rollout_policy
 from eosjax.ends.protocols import Rule
+from eosjax.envs.planner import Clocks
 from eosjax.envs.rollout import Chunks
 from eosjax.envs.switchers import Typical
 from tests.page import Page
@@ -22,24 +24,23 @@ class Planner:
     asked = 0
 
     def __init__(self, policy, width):
-        self.width = width
+        self.clocks = Clocks(Rule(0.5))
 
-    def __call__(self, observation, instructions):
+    def __call__(self, observation, asked):
         Planner.asked += 1
-        actions = np.zeros((len(instructions), 4, 7), np.float32)
-        return Chunks(actions, np.tile([0.0, 0.0, 0.0, 0.9], (len(instructions), 1)))
+        actions, eos = np.zeros((len(asked), 4, 7), np.float32), np.tile([0.0, 0.0, 0.0, 0.9], (len(asked), 1))
+        return Chunks(actions, eos, self.clocks.ends(eos, asked))
 
 
 @pytest.fixture
 def rollout(tmp_path, monkeypatch, capsys):
     """A function (flags…) -> exit status and output, of a run whose head ends a sub-step every fourth step."""
     point = types.SimpleNamespace(rule=Rule(0.5))
-    saved = types.SimpleNamespace(step=10, operating_point=point, record=types.SimpleNamespace(to_json=lambda: {"weights": 1}))
-    monkeypatch.setattr(module, "load", lambda args: saved)
-    monkeypatch.setattr(module, "_typical", lambda args, saved: Typical((20.0,) * 5, (10.0,) * 5, (False,) * 5))
-    settings = types.SimpleNamespace(rule=point.rule)
-    monkeypatch.setattr(module.Policy, "load", lambda *args: types.SimpleNamespace(settings=settings))
-    monkeypatch.setattr(module, "PolicyPlanner", Planner)
+    saved = types.SimpleNamespace(step=10, operating_point=point, record=types.SimpleNamespace(fingerprint="0"))
+    monkeypatch.setattr(rollout_policy, "load", lambda args, with_base: saved)
+    monkeypatch.setattr(module, "_typical", lambda args, policy, switch: Typical((20.0,) * 5, (10.0,) * 5, (False,) * 5))
+    monkeypatch.setattr(rollout_policy.Policy, "load", lambda *args: None)
+    monkeypatch.setattr(rollout_policy, "PolicyPlanner", Planner)
     monkeypatch.setattr("eosjax.envs.demo.LIMIT", 60)
     Planner.asked = 0
 

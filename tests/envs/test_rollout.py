@@ -7,8 +7,8 @@ import pytest
 
 from eosjax.ends.closed_loop import ORACLE, Switch
 from eosjax.ends.protocols import Rule
-from eosjax.envs.planner import PolicyPlanner
-from eosjax.envs.rollout import EXPERT, POLICY, Chunks, play
+from eosjax.envs.planner import Clocks, PolicyPlanner
+from eosjax.envs.rollout import EXPERT, POLICY, Asked, Chunks, play
 from eosjax.envs.switchers import EOS, NONE, TIME, WHOLE, Typical, make_switcher
 from eosjax.envs.worlds import Truth
 from eosjax.serving.policy import Prediction
@@ -48,19 +48,21 @@ class Planner:
     """Moves by a half; the probability of an end is `eos` of (place, slot)."""
 
     def __init__(self, eos=lambda place, slot: 0.0, chunk=3):
-        self.eos, self.chunk, self.asked = eos, chunk, []
+        self.eos, self.chunk, self.asked, self.clocks = eos, chunk, [], Clocks(Rule(0.5))
 
-    def __call__(self, observation, instructions):
-        self.asked.append(list(instructions))
+    def __call__(self, observation, asked):
+        self.asked.append([each.instruction for each in asked])
         places = observation["state"][:, 0]
         actions = np.tile(np.array([0.5, -1.0], np.float32), (len(places), self.chunk, 1))
-        return Chunks(actions, np.array([[self.eos(place, slot) for slot in range(self.chunk)] for place in places]))
+        eos = np.array([[self.eos(place, slot) for slot in range(self.chunk)] for place in places])
+        return Chunks(actions, eos, self.clocks.ends(eos, asked))
 
 
 def traces(worlds, planner, switch, executor=POLICY, rule=None, typical=None, filmed=lambda number: False, extra_steps=0):
     numbers = list(range(10, 10 + len(worlds.plans)))
     switcher = make_switcher(switch, typical)
-    found = list(play(worlds, numbers, planner, rule or Rule(0.5), switch, switcher, executor, filmed, extra_steps))
+    planner.clocks = Clocks(rule or Rule(0.5))
+    found = list(play(worlds, numbers, planner, switch, switcher, executor, filmed, extra_steps))
     return sorted(found, key=lambda each: each.trace.episode)
 
 
@@ -153,10 +155,11 @@ def test_the_planner_fills_up_its_rows_and_turns_the_gripper():
         actions = np.tile([0.25, 1.0], (4, 2, 1))
         return Prediction(actions, None, np.full((4, 2), 0.5), None, None)
 
-    policy.settings = types.SimpleNamespace(gripper="minus_open_plus_closed", cameras=("image",))
+    policy.settings = types.SimpleNamespace(gripper="minus_open_plus_closed", cameras=("image",), rule=Rule(0.5))
     seen = Line(3).observe([0, 2])
-    said = PolicyPlanner(policy, 4)({**seen, "images": seen["images"] * 2}, ["a", "b"])
+    said = PolicyPlanner(policy, 4)({**seen, "images": seen["images"] * 2}, [Asked(4, "a", True), Asked(7, "b", True)])
     assert asked == [((4, 8, 8, 3), [[0.0]] * 4, ["a", "b", "a", "a"])]
     assert said.actions.shape == (2, 2, 2)
     assert said.actions[..., 1].tolist() == [[-1.0, -1.0]] * 2  # 1 is open in the policy's units, -1 in the dataset's
     assert said.eos.shape == (2, 2)
+    assert [end.slot for end in said.ends] == [0, 0]

@@ -16,9 +16,10 @@ from eosjax.ends.protocols import Clock, Rule
 from eosjax.models.openvla import OpenVLA, with_action_tokens
 from eosjax.models.policies import vla_variables
 from eosjax.runs.checkpoint import CheckpointError
+from eosjax.runs.load import load_run
 from eosjax.runs.policy_source import PolicySource
 from eosjax.serving import policy as module
-from eosjax.serving.policy import ObservationError, OutputError, Outputs, Policy, first_end
+from eosjax.serving.policy import ObservationError, Origin, OutputError, Outputs, Policy, first_end
 from eosjax.types import UserError
 from tests.saved_runs import POINT, random_like, save_run, statistics
 from tests.serving.conftest import SETTINGS, TINY, params
@@ -193,14 +194,18 @@ def test_load_is_the_policy_that_was_saved(saved_run, observe, monkeypatch):
     monkeypatch.setattr("eosjax.data.specs.SPECS", {})
     observation = {"images": observe(1)["images"][0], "state": np.zeros(8)}
     settings = dataclasses.replace(SETTINGS, cameras=("image",), eos=POINT)
+    origins = set()
     for step, number, dataset in ((None, 0, "libero_goal"), (1, 1, "libero_10")):
         loaded = Policy.load(saved_run.folder, step, dataset)
-        assert loaded.settings == settings
+        origin = Origin(load_run(saved_run.folder, step).record.fingerprint, step or 2)
+        assert loaded.settings == dataclasses.replace(settings, origin=origin)
+        origins.add(origin)
         params = random_like(saved_run.params, step or 2)
         expected = Policy(vla_config, params, statistics(DatasetSpec(), number), demo_tokenizer(), settings)(observation, "close it")
         found = loaded(observation, "close it")
         np.testing.assert_array_equal(found.actions, expected.actions)
         np.testing.assert_array_equal(found.eos, expected.eos)
+    assert len({origin.record for origin in origins}) == 2
 
 
 def test_a_threshold_of_another_step_or_of_none_is_told(saved_run, tmp_path, caplog):

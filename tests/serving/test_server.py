@@ -70,6 +70,7 @@ def test_the_metadata_come_first(connection):
         "prompt": "prompt",
         "rule": {"threshold": 0.5, "debounce": 2, "min_steps": 3, "time_out": 12},
         "max_bytes": 16 * 2**20,
+        "max_rate": 1e9,
     }
 
 
