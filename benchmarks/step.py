@@ -44,6 +44,7 @@ from eosjax.models.lora import openvla_scaling
 from eosjax.models.openvla import IMAGENET_MEAN, IMAGENET_STD, VLAConfig
 from eosjax.models.parts import make_eos_head
 from eosjax.models.vit import ViTConfig
+from eosjax.training.host_memory import keep_freed_memory
 from eosjax.training.keys import step_keys
 from eosjax.training.objectives import EosRows
 from eosjax.training.optim import make_optimizer
@@ -237,6 +238,7 @@ def main() -> None:
         "--repeats", type=int, default=7, help="timed updates of the policy (%(default)s); of the EOS part ten times as many"
     )
     args = parser.parse_args()
+    keep_freed_memory()  # as `train.py` does on a CPU
     params, batch = params_on_host(CONFIG, POLICY), make_batch()
     pair = jax_update(params, batch), torch_update(params, batch)
     first = [update() for update in pair]
