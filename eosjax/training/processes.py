@@ -26,7 +26,6 @@ SILENCE_SECONDS = 30  # a process that was silent for so long is taken for dead,
 _CLUSTERS = {
     "SLURM": ("SLURM_STEP_NODELIST", "SLURM_NTASKS"),
     "Open MPI": ("OMPI_MCA_orte_hnp_uri", "OMPI_COMM_WORLD_SIZE"),
-    "Kubernetes": ("JOB_COMPLETION_INDEX", "JAX_NUM_PROCESSES"),
 }
 
 
@@ -44,14 +43,14 @@ def start(config: TrainConfig) -> None:
     Raises:
       StartError: the processes do not meet within `--start_timeout`, or have other numbers of devices.
     """
-    if config.num_processes is None and _detected() is None:
+    if config.num_processes is None and detected() is None:
         return
     if jax.distributed.is_initialized():
         return
     if config.coordinator_address and config.process_id:
         _wait_for(config.coordinator_address, config.start_timeout)
     settings = (config.coordinator_address, config.num_processes, config.process_id)
-    named = f"--coordinator_address {config.coordinator_address}" if config.coordinator_address else f"{_detected()}"
+    named = f"--coordinator_address {config.coordinator_address}" if config.coordinator_address else f"{detected()}"
     try:
         jax.distributed.initialize(
             *settings,
@@ -85,7 +84,7 @@ def _wait_for(address: str, seconds: float) -> None:
             time.sleep(0.2)
 
 
-def _detected() -> str | None:
+def detected() -> str | None:
     """The cluster that the environment speaks of, if it runs more than one process."""
     for name, (mark, number) in _CLUSTERS.items():
         if mark in os.environ and os.environ.get(number, "1") != "1":

@@ -90,6 +90,21 @@ def test_a_process_alone_needs_no_other():
 
 
 @pytest.mark.parametrize(
+    ("environment", "cluster"),
+    [
+        ({}, None),
+        ({"SLURM_STEP_NODELIST": "n1", "SLURM_NTASKS": "8"}, "SLURM"),
+        ({"SLURM_STEP_NODELIST": "n1", "SLURM_NTASKS": "1"}, None),
+        ({"SLURM_NTASKS": "8"}, None),  # sbatch without srun
+        ({"OMPI_MCA_orte_hnp_uri": "1;tcp://h:1", "OMPI_COMM_WORLD_SIZE": "2"}, "Open MPI"),
+    ],
+)
+def test_the_cluster_that_the_environment_speaks_of(environment, cluster, monkeypatch):
+    monkeypatch.setattr("os.environ", environment)
+    assert processes.detected() == cluster
+
+
+@pytest.mark.parametrize(
     ("flags", "message"),
     [
         ({"num_processes": 2, "process_id": 0}, "needs all of --coordinator_address"),
