@@ -243,7 +243,13 @@ _MEANINGS = {
 
 
 # Flags that each process of a run has for itself.
-_OF_A_PROCESS = {f"config.{name}" for name in "process_id cache_dir compile_cache_dir loader_threads data_root_dir vla_path".split()}
+_OF_A_PROCESS = {
+    f"config.{name}"
+    for name in (
+        "coordinator_address process_id start_timeout cache_dir compile_cache_dir loader_threads "
+        "data_root_dir dataset_specs substep_labels_path vla_path"
+    ).split()
+}
 
 
 def facts(record: RunRecord) -> dict[str, Any]:

@@ -92,11 +92,13 @@ def run(config: TrainConfig, report: Report | None = None) -> None:
     for line in [*describe_data(data, config.data_root_dir), *([tuned] if tuned else [])]:
         console.line(line)
     device = next(each for each in devices if each.process_index == jax.process_index())
-    vla_config = suit_device(config, policy.vla_config(config, data.mixture.spec), data.train.length, device, console.line)
+    described = policy.vla_config(config, data.mixture.spec)
+    vla_config = processes.together(lambda: suit_device(config, described, data.train.length, device, console.line))
     learner = make_learner(config, vla_config, share)
     with contextlib.ExitStack() as stack:
         processes.together(lambda: _take_folder(config, stack))
         trainer = processes.together(lambda: _Trainer(config, data, share, learner, policy, devices, console))
+        trainer.begin(policy.tokenizer_json)
         among = f" of {jax.process_count()} processes" if jax.process_count() > 1 else ""
         console.line(f"{len(devices)} {devices[0].platform} device(s){among}, batch {trainer.global_batch}, run {config.run_dir}")
         trainer.train(report)
@@ -144,7 +146,6 @@ class _Trainer:
             console.line(explain_share(share, rows, config.eos_min_positive, config.eos_min_negative, config.eos_buffer_capacity))
 
         self.parallel = DataParallel(learner, devices)
-        self.checkpoints = Checkpoints(config.run_dir / configs.CHECKPOINTS, config.keep_checkpoints)
         self.state, self.frozen = self._init(learner, policy.pretrained)
         self.record = RunRecord(
             config=config,
@@ -159,13 +160,20 @@ class _Trainer:
             software=software(devices),
             wandb_id=None,
         )
-        processes.check_same(facts(self.record))
         self.validation: Validation | None = None  # the last one, of this process or before it
-        self.start = self.saved = self._restore() if config.resume else 0
-        self.writer = self._open_folder(policy.tokenizer_json)
-        self.record = dataclasses.replace(self.record, wandb_id=self.writer.wandb_id)
         self.clock = Clock()
         self.pending: _LogLine | None = None
+
+    def begin(self, tokenizer_json: bytes) -> None:
+        """Makes sure that all processes have the same run before them, then opens its folder, and restores what is to go on.
+
+        Every process must call it: whatever it does, all do.
+        """
+        processes.check_same(facts(self.record) | fetch_fingerprints(self.state))
+        self.checkpoints = Checkpoints(self.config.run_dir / configs.CHECKPOINTS, self.config.keep_checkpoints)
+        self.start = self.saved = self._restore() if self.config.resume else 0
+        self.writer = self._open_folder(tokenizer_json)
+        self.record = dataclasses.replace(self.record, wandb_id=self.writer.wandb_id)
 
     def train(self, report: Report | None) -> None:
         """Makes all updates, then reports; a signal ends it earlier, with a checkpoint.

@@ -107,6 +107,8 @@ def exchange(text: str) -> list[str]:
 def together(work: Callable[[], T]) -> T:
     """What `work` returns, once it has succeeded in every process. Every process must call it.
 
+    `work` must not speak to other processes itself: where it fails before it does, they would wait for what does not come.
+
     Raises:
       Exception: whatever `work` raises here.
       OtherProcessError: what it raised in the first other process in which it failed.
