@@ -17,7 +17,7 @@ from eosjax.fields import show
 from eosjax.names import check_dataset_name
 from eosjax.types import UserError
 
-GripperConvention = Literal["minus_open_plus_closed", "binarised", "percent_open", "as_stored"]
+GripperConvention = Literal["minus_open_plus_closed", "zero_open_one_closed", "binarised", "percent_open", "as_stored"]
 Motion = Literal["as_stored", "reached_states", "target_minus_state"]
 Normalisation = Literal["q99", "bounds"]
 
@@ -44,9 +44,9 @@ class DatasetSpec:
         state_keys: features that make up the proprioceptive state, joined in this order to f32 [proprio_size].
         action_key: feature of the action, f32 [action_size].
         instruction_key: text feature of the task instruction, of the steps or of the episode.
-        gripper: how the gripper command, the last dimension of the action, is stored: "minus_open_plus_closed"; "binarised"
-            (1 is open, 0 closed; values in between become the side that is reached next); "percent_open" (100 is open, 0 closed);
-            "as_stored".
+        gripper: how the gripper command, the last dimension of the action, is stored: "minus_open_plus_closed" (-1 and 1);
+            "zero_open_one_closed"; "binarised" (1 is open, 0 closed; values in between become the side that is reached next);
+            "percent_open" (100 is open, 0 closed); "as_stored".
         motion: "reached_states" replaces the action, except the gripper, by the change of the state from one step to the next.
             The last step has no next one and is left out. "target_minus_state" subtracts the state of the same step from the action,
             except the gripper: absolute targets become differences.
@@ -126,7 +126,7 @@ class DatasetSpec:
             raise SpecError(f"gripper: {self.gripper} expects {expected}, got {found}; is it as_stored, and normalised?")
         if self.gripper == "percent_open":
             actions[:, -1] /= largest
-        elif self.gripper == "minus_open_plus_closed":
+        elif self.gripper in ("minus_open_plus_closed", "zero_open_one_closed"):
             actions[:, -1] = 1.0 - np.clip(actions[:, -1], 0.0, 1.0)
         elif self.gripper == "binarised":
             actions[:, -1] = _binarise(actions[:, -1])
@@ -149,15 +149,18 @@ class DatasetSpec:
         return _from_fields(json.loads(text))
 
 
+# Gripper as stored = scale x gripper (1 = open, 0 = closed) + offset, where it is another number.
+_STORED_GRIPPER = {"minus_open_plus_closed": (-2.0, 1.0), "zero_open_one_closed": (-1.0, 1.0), "percent_open": (100.0, 0.0)}
+
+
 def stored_gripper(actions: np.ndarray, gripper: GripperConvention) -> np.ndarray:
     """Actions [… a] with the gripper as the dataset stores it, from those that `DatasetSpec.standard_actions` made or a policy predicted.
 
-    From 1 = open, 0 = closed back to -1 = open, +1 = closed for "minus_open_plus_closed"; nothing changes for the others. A stored value
-    between -1 and 0, which became 1, comes back as -1.
+    From 1 = open, 0 = closed; nothing changes for "binarised" and "as_stored". A value between -1 and 0 that "minus_open_plus_closed"
+    made 1 comes back as -1.
     """
-    if gripper != "minus_open_plus_closed":
-        return actions
-    return np.concatenate([actions[..., :-1], 1.0 - 2.0 * actions[..., -1:]], axis=-1)
+    scale, offset = _STORED_GRIPPER.get(gripper, (1.0, 0.0))
+    return np.concatenate([actions[..., :-1], scale * actions[..., -1:] + offset], axis=-1)
 
 
 def _binarise(gripper: np.ndarray) -> np.ndarray:

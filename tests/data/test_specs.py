@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eosjax.data.specs import DatasetSpec, SpecError, load_fields, spec_for
+from eosjax.data.specs import DatasetSpec, SpecError, load_fields, spec_for, stored_gripper
 
 OWN = """
 my_robot:
@@ -59,6 +59,25 @@ def test_gripper_of_libero():
     np.testing.assert_allclose(standard[:, 6], [1.0, 1.0, 1.0, 0.75, 0.0])
     np.testing.assert_array_equal(standard[:, :6], actions[:, :6])
     assert actions[0, 6] == -1.0  # the argument is left alone
+
+
+@pytest.mark.parametrize(
+    ("gripper", "opened", "closed"),
+    [
+        ("minus_open_plus_closed", -1.0, 1.0),
+        ("zero_open_one_closed", 0.0, 1.0),
+        ("binarised", 1.0, 0.0),
+        ("percent_open", 100.0, 0.0),
+        ("as_stored", 3.0, 4.0),
+    ],
+)
+def test_a_robot_gets_the_gripper_as_its_dataset_stores_it(gripper, opened, closed):
+    spec = DatasetSpec(action_size=3, gripper=gripper)
+    stored = np.array([[0.5, -0.5, opened], [0.25, 0.75, closed]], np.float32)
+    standard = spec.standard_actions(stored, np.zeros((2, 0)))
+    if gripper != "as_stored":
+        assert standard[:, -1].tolist() == [1.0, 0.0]
+    np.testing.assert_array_equal(stored_gripper(standard, gripper), stored)
 
 
 @pytest.mark.parametrize("gripper", ["minus_open_plus_closed", "binarised"])
@@ -140,7 +159,11 @@ def test_unknown_dataset_lists_the_nearest_first(write):
         ("[images/top, images/side]", "[images/top, 3]", r"image_keys, entry 1: expected text, got 3 \(int\)"),
         ("[images/top, images/side]", "[]", "image_keys: expected at least one key"),
         ("[images/top, images/side]", "[a, a]", "image_keys: .* none twice"),
-        ("as_stored", "open", "gripper: expected 'minus_open_plus_closed' or 'binarised' or 'percent_open' or 'as_stored', got 'open'"),
+        (
+            "as_stored",
+            "open",
+            "gripper: expected 'minus_open_plus_closed' or 'zero_open_one_closed' or .* or 'as_stored', got 'open'",
+        ),
         ("action_size: 9", "action_size: nine", r"action_size: expected a whole number, got 'nine' \(str\)"),
         ("action_size: 9", "action_size: true", r"action_size: expected a whole number, got True \(bool\)"),
         ("action_size: 9", "action_size: 0", "action_size: expected a number above 0, up to 10,000, got 0"),

@@ -99,7 +99,7 @@ def _what_is_missing(info: Info, name: str, missing: list[str]) -> str:
     lines = {
         "image_keys": f"image_keys: [...]  # the primary camera first, then those of the hand; there are {', '.join(info.cameras)}",
         "gripper": f"gripper: ...  # meaning of the last of the {action.size if action else '?'} numbers of an action{names}: "
-        "minus_open_plus_closed, binarised (1 is open), percent_open or as_stored",
+        "minus_open_plus_closed, zero_open_one_closed, binarised (1 is open), percent_open or as_stored",
     }
     robot = f" (robot_type {info.robot_type})" if info.robot_type else ""
     wanted = "\n".join(f"  {lines[field]}" for field in missing)
@@ -154,8 +154,8 @@ LAYOUTS = (
     ),
     Layout("SO-100, SO-101", _is_so_arm, _ABSOLUTE | {"gripper": "percent_open"}),
     Layout(
-        "DROID",  # the gripper is 0 open, 1 closed there
+        "DROID",
         lambda info: _has(*_DROID_CAMERAS)(info) and _sizes_are(info, 8, 8),
-        _ABSOLUTE | {"gripper": "minus_open_plus_closed", "image_keys": _DROID_CAMERAS, "chunk": 15},
+        _ABSOLUTE | {"gripper": "zero_open_one_closed", "image_keys": _DROID_CAMERAS, "chunk": 15},
     ),
 )

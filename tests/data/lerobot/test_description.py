@@ -82,6 +82,7 @@ def test_droid_closes_its_gripper_at_one(dataset):
     assert spec.image_keys == (cameras[1], cameras[0])
     closing = np.array([[0.0] * 7 + [grip] for grip in (0.0, 0.25, 1.0)])
     assert spec.standard_actions(closing, closing)[:, -1].tolist() == [1.0, 0.75, 0.0]
+    assert spec.gripper == "zero_open_one_closed"
 
 
 def test_a_gripper_that_is_not_the_last_number_is_not_converted(dataset):
