@@ -48,8 +48,8 @@ class DatasetSpec:
             "zero_open_one_closed"; "binarised" (1 is open, 0 closed; values in between become the side that is reached next);
             "percent_open" (100 is open, 0 closed); "as_stored".
         motion: "reached_states" replaces the action, except the gripper, by the change of the state from one step to the next.
-            The last step has no next one and is left out. "target_minus_state" subtracts the state of the same step from the action,
-            except the gripper: absolute targets become differences.
+            The last step has no next one and is left out. "target_minus_state": absolute targets, which a policy learns as differences
+            from the state at the anchor of its chunk, except the gripper (see `eosjax.data.targets`).
         skip_first: steps at the beginning of an episode that are left out. Label files count the steps that are kept.
         action_mask: which action dimensions are normalised; the others pass unchanged. (): all but the last.
         normalisation: "q99" maps the 1st and 99th percentile to -1 and 1 and clips, "bounds" the minimum and maximum.
@@ -94,6 +94,11 @@ class DatasetSpec:
             raise SpecError(f"motion: {self.motion} needs a state of at least {self.action_size - 1} dimensions, got {self.proprio_size}")
 
     @property
+    def from_anchor(self) -> bool:
+        """Whether a policy learns differences from the state at the anchor."""
+        return self.motion == "target_minus_state"
+
+    @property
     def conventions(self) -> dict[str, object]:
         """What the numbers of `standard_actions` mean, as far as datasets that are mixed must agree on it."""
         gripper = "as stored" if self.gripper == "as_stored" else "1 = open"
@@ -134,8 +139,6 @@ class DatasetSpec:
             states = np.asarray(proprio[self.skip_first :, : self.action_size - 1], np.float32)
             actions = actions[:-1]
             actions[:, :-1] = np.diff(states, axis=0)
-        elif self.motion == "target_minus_state":
-            actions[:, :-1] -= np.asarray(proprio[self.skip_first :, : self.action_size - 1], np.float32)
         assert len(actions) == len(range(*kept.indices(len(proprio))))
         return actions
 

@@ -67,11 +67,11 @@ class DatasetStats:
 
 
 def compute_stats(actions: np.ndarray, proprio: np.ndarray, num_trajectories: int, action_mask: tuple[bool, ...]) -> DatasetStats:
-    """Statistics of actions [N a] (gripper 1 = open) and proprio [N p]; `action_mask`: the dimensions to normalise."""
+    """Statistics of actions [n a] (gripper 1 = open) and of the proprio [N p] of all steps; `action_mask`: the dimensions to normalise."""
     return DatasetStats(
         action=FieldStats.of(actions, np.asarray(action_mask)),
         proprio=FieldStats.of(proprio),
-        num_transitions=len(actions),
+        num_transitions=len(proprio),
         num_trajectories=num_trajectories,
     )
 

@@ -18,6 +18,7 @@ from eosjax.data.labels.plausibility import check_dataset, substep_lengths
 from eosjax.data.samples.mixture import stats_of
 from eosjax.data.specs import DatasetSpec
 from eosjax.data.stats import FieldStats, describe
+from eosjax.data.targets import learnt_actions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,7 +212,7 @@ def survey(
         substep_steps=Histogram.of(substep_lengths(ends, store.episode_starts)),
         tasks=_tasks(store.tasks, labelled),
         instructions=[] if labels is None else _instructions(labels, in_labelled, ends),
-        action=_dimensions(store.actions, stats.action, spec),
+        action=_dimensions(learnt_actions(store, spec), stats.action, spec),
         proprio=_dimensions(store.proprio, stats.proprio, spec),
     )
 

@@ -18,6 +18,7 @@ from eosjax.data.samples.tokens import PromptTokenizer
 from eosjax.data.sources import describe, own_labels
 from eosjax.data.specs import DatasetSpec
 from eosjax.data.stats import DatasetStats
+from eosjax.data.targets import learnt_actions
 from eosjax.demo.dataset import ensure_demo
 from eosjax.runs.policy_source import PolicySource
 from eosjax.runs.record import DatasetRecord, RunRecord, describe_differences, differences, fingerprint
@@ -139,7 +140,7 @@ def _open_dataset(
         generated = ensure_demo(config.data_root_dir)
         data_root, labels_path = generated.data_root, labels_path or generated.labels
     store = open_store(data_root, name, spec, config.cache_dir)
-    check_unscaled(name, store.actions, spec, config.predicts_tokens)
+    check_unscaled(name, learnt_actions(store, spec), spec, config.predicts_tokens)
     labels = read_labels(config, name, store, labels_path or own_labels(data_root, name))
     return LabelledDataset(store, spec, labels, stats or stats_of(store, spec), weight)
 

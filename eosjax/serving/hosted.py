@@ -21,7 +21,7 @@ class HostedPolicy:
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
         self.cameras: Sequence[str] = policy.settings.cameras
-        self.with_state = policy.config.proprio_dim > 0
+        self.with_state = policy.state_size > 0
         self.chunk = policy.config.chunk
         self.rule: Rule | None = policy.settings.rule
 
@@ -31,7 +31,7 @@ class HostedPolicy:
         settings = self._policy.settings
         return {
             "action_dim": self._policy.config.action_dim,
-            "state_dim": self._policy.config.proprio_dim,
+            "state_dim": self._policy.state_size,
             "control_hz": settings.control_hz,
             "gripper": settings.gripper,
             **(settings.origin._asdict() if settings.origin else {}),
@@ -44,7 +44,7 @@ class HostedPolicy:
         read_instructions(request.instruction)
         read_images(request.observation, self.cameras)
         if self.with_state:
-            read_state(request.observation, self._policy.config.proprio_dim)
+            read_state(request.observation, self._policy.state_size)
 
     def predict(self, requests: Sequence[Request]) -> list[Chunk]:
         """A chunk for each. Raises as `Policy.__call__`."""
@@ -64,5 +64,5 @@ class HostedPolicy:
         """Compiles for so many rows and instructions of usual length."""
         size = self._policy.config.dino.image_size
         images = [np.zeros((size, size, 3), np.uint8) for _ in self.cameras]
-        observation = {"images": images, "state": np.zeros(self._policy.config.proprio_dim)}
+        observation = {"images": images, "state": np.zeros(self._policy.state_size)}
         self.predict([Request(observation, "compile")] * rows)

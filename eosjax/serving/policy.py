@@ -25,6 +25,7 @@ from eosjax.data.images import transforms
 from eosjax.data.samples.tokens import PromptTokenizer, evaluation_prompt
 from eosjax.data.specs import GripperConvention, Normalisation
 from eosjax.data.stats import DatasetStats, normalise, unnormalise
+from eosjax.data.targets import to_targets
 from eosjax.ends.calibration import sigmoid
 from eosjax.ends.operating_points import OperatingPoint
 from eosjax.ends.protocols import Clock, Rule, cut_chunk
@@ -48,7 +49,7 @@ class OutputError(UserError):
 class Prediction(NamedTuple):
     """What to do next; with a leading batch axis (and lists for `cut` and `clock`) if a list of instructions was given."""
 
-    actions: np.ndarray  # f64 [k a], in the units of the dataset; where it is normalised that way, a gripper of 1 is open
+    actions: np.ndarray  # f64 [k a], in the units of the dataset, targets as such; where it is normalised that way, a gripper of 1 is open
     eos_raw: np.ndarray | None  # f64 [k], sigmoid of what the EOS head says; None without an EOS head
     eos: np.ndarray | None  # f64 [k], calibrated probability that the sub-step ends with this action
     cut: Any  # int or None: the action with which the sub-step ends; what follows it belongs to the next one
@@ -81,6 +82,7 @@ class Settings:
     control_hz: float  # control steps per second
     eos: OperatingPoint | None  # None: no EOS head
     origin: Origin | None = None  # None: built from parts
+    from_anchor: bool = False  # the networks say differences from the state, as `DatasetSpec.from_anchor`; `Prediction.actions` are targets
 
     @property
     def rule(self) -> Rule | None:
@@ -138,8 +140,14 @@ class Policy:
             control_hz=data.spec.control_hz,
             eos=saved.operating_point,
             origin=Origin(saved.record.fingerprint, saved.step),
+            from_anchor=data.spec.from_anchor,
         )
         return cls(record.model, saved.params, data.statistics, open_tokenizer(run, saved.record), settings)
+
+    @property
+    def state_size(self) -> int:
+        """Numbers of the state that an observation must have; 0 for none."""
+        return self.stats.proprio.min.size if self.settings.from_anchor else self.config.proprio_dim
 
     def __call__(
         self, observation: Mapping[str, Any], instruction: str | Sequence[str], clock: Clock | Sequence[Clock] | None = None
@@ -148,8 +156,8 @@ class Policy:
 
         Args:
             observation: `images`, u8 [h w 3] of any size for each camera, in the order of the dataset's description; `state` [p],
-                as the dataset has it, for a policy with proprioception. For a list of instructions each image and the state have a
-                leading axis, or are lists.
+                as the dataset has it, for a policy with proprioception or with differences from the state. For a list of instructions
+                each image and the state have a leading axis, or are lists.
             instruction: the sub-step to follow, or a list of b.
             clock: of the running sub-step, or a list of b: `Clock()` at its first step, then that of the last prediction. With it the end
                 is decided by the whole rule of the operating point; None decides chunk by chunk, by its plain threshold.
@@ -159,8 +167,11 @@ class Policy:
             OutputError: an action or a logit is not finite.
         """
         given = _clocks(clock, instruction)
+        states = [read_state(row, self.state_size) for row in _rows(observation, instruction)] if self.settings.from_anchor else []
         outputs = self.outputs(observation, instruction)
         actions = unnormalise(np.asarray(outputs.actions), self.stats.action, self.settings.normalisation)
+        if states:
+            actions = to_targets(actions, np.stack(states)[:, None])
         _check_finite("action", actions)
         raw = corrected = None
         cuts: list[Any] = [None] * len(actions)
@@ -177,7 +188,7 @@ class Policy:
     def outputs(self, observation: Mapping[str, Any], instruction: str | Sequence[str]) -> Outputs:
         """The bare outputs of the networks, always with a batch axis; arguments and errors as in `__call__`."""
         instructions = read_instructions(instruction)
-        rows = [observation] if isinstance(instruction, str) else split_rows(observation, len(instructions))
+        rows = _rows(observation, instruction)
         pictures = np.stack([self._pictures(row) for row in rows])
         proprio = np.stack([self._proprio(row) for row in rows])
         inputs = (pictures, *self._text(instructions), proprio)
@@ -209,6 +220,11 @@ class Policy:
         shortest = self.tokenizer.required_length(instructions, 0)
         length = -(-shortest // PROMPT_TOKENS) * PROMPT_TOKENS + self.config.action_tokens
         return self.tokenizer.encode([evaluation_prompt(each) for each in instructions], length, self.config.action_tokens)
+
+
+def _rows(observation: Mapping[str, Any], instruction: Any) -> Sequence[Mapping[str, Any]]:
+    """The observation of each instruction."""
+    return [observation] if isinstance(instruction, str) else split_rows(observation, len(read_instructions(instruction)))
 
 
 def _cut(probabilities: np.ndarray, point: OperatingPoint, clock: Any) -> tuple[int | None, Clock | None]:

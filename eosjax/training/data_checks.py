@@ -14,6 +14,7 @@ from eosjax.data.samples.mixture import LabelledDataset
 from eosjax.data.samples.source import SampleSource
 from eosjax.data.sources import statistics_warnings
 from eosjax.data.stats import describe
+from eosjax.data.targets import learnt_actions
 from eosjax.flag_values import ConfigError
 from eosjax.names import is_blank
 from eosjax.runs.data import RunData, share_of_ends
@@ -68,7 +69,8 @@ def _sizes(source: SampleSource) -> list[int]:
 
 
 def _near_constant(dataset: LabelledDataset) -> list[str]:
-    fields = (("action", dataset.store.actions, dataset.stats.action), ("proprio", dataset.store.proprio, dataset.stats.proprio))
+    actions = learnt_actions(dataset.store, dataset.spec)
+    fields = (("action", actions, dataset.stats.action), ("proprio", dataset.store.proprio, dataset.stats.proprio))
     found = [(name, np.flatnonzero(describe(values, stats, dataset.spec.normalisation).near_constant)) for name, values, stats in fields]
     return [
         f"warning: {dataset.name}: {name} dimension(s) {', '.join(map(str, where))} hardly vary: normalisation magnifies what may be noise"

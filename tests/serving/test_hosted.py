@@ -73,6 +73,22 @@ def test_a_policy_without_state_does_not_read_it(make_policy, observe):
     hosted.check(Request(rows_of(observe(1), 1)[0] | {"state": "none"}, "close it"))
 
 
+@pytest.mark.parametrize("sees_state", [True, False])
+def test_what_was_learnt_as_differences_is_answered_as_targets(make_policy, observe, sees_state):
+    config = TINY if sees_state else dataclasses.replace(TINY, proprio_dim=0)
+    differences, targets = make_policy(config=config), make_policy(config=config, from_anchor=True)
+    rows = rows_of(observe(2), 2)
+    requests = [Request(row, "close it") for row in rows]
+    hosted = HostedPolicy(targets)
+    assert (hosted.with_state, hosted.facts["state_dim"]) == (True, 8)
+    for row, target, difference in zip(rows, hosted.predict(requests), HostedPolicy(differences).predict(requests), strict=True):
+        np.testing.assert_allclose(target.actions[:, :6], difference.actions[:, :6] + row["state"][:6].astype(np.float32))
+        np.testing.assert_array_equal(target.actions[:, 6], difference.actions[:, 6])
+    hosted.warm_up(1)
+    with pytest.raises(ObservationError, match="state: expected 8 numbers, got none"):
+        hosted.check(Request({"images": rows[0]["images"]}, "close it"))
+
+
 @pytest.fixture(scope="module")
 def ending(policy):
     """The policy with a rule by which sub-steps of a demo episode end, by the score and by the time."""

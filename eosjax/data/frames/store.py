@@ -180,7 +180,8 @@ def source_fingerprint(data_root: str | Path, name: str, spec: DatasetSpec) -> s
 
     Reading all of a dataset at each start would take longer than anything else there: see `content` of its source.
     """
-    fields = {field: value for field, value in dataclasses.asdict(spec).items() if field not in _NOT_STORED}
+    stored = dataclasses.replace(spec, motion="as_stored") if spec.from_anchor else spec  # a store has the targets
+    fields = {field: value for field, value in dataclasses.asdict(stored).items() if field not in _NOT_STORED}
     digest = hashlib.sha256(json.dumps([FORMAT_VERSION, fields], sort_keys=True).encode())
     for piece in find_source(data_root, name).content(spec):
         digest.update(piece)

@@ -12,6 +12,7 @@ from eosjax.data.frames.store import FrameStore
 from eosjax.data.labels import Labels
 from eosjax.data.specs import UNSCALED_LIMIT, DatasetSpec
 from eosjax.data.stats import DatasetStats, compute_stats, normalise
+from eosjax.data.targets import learnt_actions, to_differences
 from eosjax.types import UserError
 
 _SHARED_SIZES = ("chunk", "action_size", "proprio_size")
@@ -96,9 +97,19 @@ class Mixture:
         """f32 [N]: the gripper command, 1 = open."""
         return np.concatenate([dataset.store.actions[:, -1] for dataset in self.datasets])
 
+    def action_chunks(self, anchors: np.ndarray, frames: np.ndarray) -> np.ndarray:
+        """The actions of the chunks at `anchors` i64 [b], those of the `frames` i64 [b k]: f32 [b k a], normalised."""
+        chunks = self._actions[frames]
+        for first, last, dataset in zip(self.frame_starts, self.frame_starts[1:], self.datasets, strict=False):
+            rows = (anchors >= first) & (anchors < last)
+            if dataset.spec.from_anchor and rows.any():
+                targets, state = dataset.store.actions[frames[rows] - first], dataset.store.proprio[anchors[rows] - first]
+                chunks[rows] = normalise(to_differences(targets, state[:, None]), dataset.stats.action, dataset.spec.normalisation)
+        return chunks
+
     @functools.cached_property
-    def actions(self) -> np.ndarray:
-        """f32 [N a], normalised."""
+    def _actions(self) -> np.ndarray:
+        """f32 [N a], normalised; of use where they do not depend on the anchor."""
         return np.concatenate([normalise(d.store.actions, d.stats.action, d.spec.normalisation) for d in self.datasets])
 
     @functools.cached_property
@@ -132,7 +143,7 @@ class Mixture:
 
 def stats_of(store: FrameStore, spec: DatasetSpec) -> DatasetStats:
     """Statistics of all episodes of a store, as in the original. Computed at each start (0.8 s for a million steps): nothing gets stale."""
-    return compute_stats(store.actions, store.proprio, store.num_episodes, spec.action_mask)
+    return compute_stats(learnt_actions(store, spec), store.proprio, store.num_episodes, spec.action_mask)
 
 
 def check_conventions(datasets: Sequence[LabelledDataset]) -> None:

@@ -126,7 +126,7 @@ class SampleSource:
             input_ids=input_ids[prompts, wordings],
             attn_mask=attn_mask[prompts, wordings],
             proprio=data.proprio[anchors][:, : None if self.use_proprio else 0],
-            actions=data.actions[frames],
+            actions=data.action_chunks(anchors, frames),
             eos=(data.labels.ends[frames] & valid).astype(np.float32),
             valid=valid,
             key=np.where(real, indices, -1).astype(np.int32),

@@ -110,12 +110,6 @@ def test_steps_that_are_left_out(made):
     np.testing.assert_allclose(first.actions[:, :-1], 0.1, atol=1e-5)
 
 
-def test_targets_become_differences_from_the_state(made):
-    episode = read(made(False, "image"), motion="target_minus_state")[1]
-    np.testing.assert_array_equal(episode.actions[:, :-1], np.float32(0.5))
-    np.testing.assert_array_equal(episode.actions[:, -1], [0, 1, 0])
-
-
 def test_the_frame_store_is_built_once_and_without_tensorflow(made, tmp_path):
     folder = made(False, "video")
     code = f"""

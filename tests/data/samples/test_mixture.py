@@ -59,7 +59,7 @@ def test_each_dataset_is_normalised_by_its_own_statistics(parts):
 
 def test_each_dataset_is_normalised_in_its_own_way(parts):
     other = dataclasses.replace(parts[1], spec=dataclasses.replace(parts[1].spec, normalisation="bounds"))
-    actions = Mixture([parts[0], other]).actions
+    actions = Mixture([parts[0], other]).action_chunks(np.arange(15), np.arange(15)[:, None])[:, 0]
     np.testing.assert_array_equal(actions[:9], normalise(parts[0].store.actions, parts[0].stats.action, "q99"))
     np.testing.assert_array_equal(actions[9:], normalise(other.store.actions, other.stats.action, "bounds"))
 
