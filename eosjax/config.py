@@ -51,7 +51,7 @@ class TrainConfig:
 
     # Data
     data_root_dir: Path = Path("datasets/rlds")  # folder with the RLDS/TFDS and LeRobot datasets
-    dataset_name: str = "libero_goal_no_noops"  # dataset in data_root_dir, owner/name on the hub, or a mixture `a:2,b`
+    dataset_name: str = "libero_goal_no_noops"  # in data_root_dir, or owner/name[@revision] on the hub, or a mixture `a:2,b`
     dataset_specs: Path | None = None  # YAML file with the descriptions of your own datasets
     substep_labels_path: Path | None = None  # sub-step labels: one file, or one per dataset (`a.json,`: the second has its own)
     substep_labels_format: str = "auto"  # format of the labels; auto: recognised by content

@@ -37,6 +37,12 @@ def check_dataset_name(flag: str, name: str, error: type[UserError]) -> None:
         check_name(flag, part, error)
 
 
+def split_revision(dataset: str) -> tuple[str, str | None]:
+    """The name of a dataset, and the revision behind it, as in owner/name@revision; None for none."""
+    name, _, revision = dataset.partition("@")
+    return name, revision or None
+
+
 def folder_name(dataset: str) -> str:
     """The name of a dataset as a part of the name of a folder."""
     return dataset.replace("/", "--")

@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
     if source is None:
         joined = JoinedLabels(None, [each for each in unusable_episodes(opened.store) if LEFT_OUT_BY[each.kind] not in allow])
     else:
-        joined = join_what_fits(source, opened.store, args.substep_labels_format, allow)
+        joined = join_what_fits(source, opened.store, args.substep_labels_format, allow, opened.spec.kept_steps)
     result = survey(opened.store, opened.spec, source, joined, args.batch_size)
     stated = statistics_warnings(args.data_root_dir, member.name, opened.spec, stats_of(opened.store, opened.spec))
     result = dataclasses.replace(result, warnings=[*result.warnings, *stated])

@@ -19,7 +19,9 @@ from eosjax.data.labels.labelling import examine, label_dataset
 from eosjax.data.labels.plans import read_plans
 from eosjax.data.labels.plausibility import check_gripper, check_positions, refuse_impossible
 from eosjax.data.sources import lerobot_folder
+from eosjax.data.specs import DatasetSpec
 from eosjax.flag_values import ConfigError
+from eosjax.names import split_revision
 from eosjax.reports.agreement import measure_agreement
 from eosjax.reports.dataset_tables import agreement_text, findings_text, labelling_text
 from eosjax.types import UserError
@@ -66,12 +68,13 @@ def run(args: argparse.Namespace) -> int:
     original = lerobot_folder(args.data_root_dir, args.dataset_name)
     if args.lerobot_copy is not None and original is None:
         raise ConfigError(f"--lerobot_copy: {args.dataset_name} is no LeRobot dataset; write the labels to a file with --out")
-    plans = read_plans(args.plan, args.dataset_name) if args.plan else None
+    plans = read_plans(args.plan, split_revision(args.dataset_name)[0]) if args.plan else None
     store, spec, _ = dataset.open_dataset(args, args.dataset_name)
     thresholds = Thresholds(**{field.name: getattr(args, field.name) for field in dataclasses.fields(Thresholds)})
     truth = None
     if args.compare is not None:
-        truth = join_labels(import_labels(args.compare, store.name, args.substep_labels_format), store, LEFT_OUT_BY.values())
+        compared = import_labels(args.compare, store.name, args.substep_labels_format, spec.kept_steps)
+        truth = join_labels(compared, store, LEFT_OUT_BY.values())
         if not truth.ends.any():
             raise UserError("--compare: no end of a sub-step in these labels")
     position, opening = _state(args, store)
@@ -89,19 +92,19 @@ def run(args: argparse.Namespace) -> int:
         if not labelling.found:
             raise UserError("no episode could be labelled: nothing is written")
         path.parent.mkdir(parents=True, exist_ok=True)
-        write(args, store, labelling.to_table(store))
+        write(args, store, labelling.to_table(store), spec)
         print(f"\nwritten: {path}" + (" (train with --allow unlabelled)" if labelling.reasons else ""))
     return 0
 
 
-def _write_file(args: argparse.Namespace, store: FrameStore, table: SegmentTable) -> None:
-    export_labels(table, store.name, args.out)
+def _write_file(args: argparse.Namespace, store: FrameStore, table: SegmentTable, spec: DatasetSpec) -> None:
+    export_labels(table, split_revision(store.name)[0], args.out)
 
 
-def _write_copy(args: argparse.Namespace, store: FrameStore, table: SegmentTable) -> None:
+def _write_copy(args: argparse.Namespace, store: FrameStore, table: SegmentTable, spec: DatasetSpec) -> None:
     original = lerobot_folder(args.data_root_dir, store.name)
     assert original is not None, "checked before the work"
-    export_lerobot(table, original, args.lerobot_copy)
+    export_lerobot(table, original, args.lerobot_copy, spec.kept_steps)
 
 
 def _state(args: argparse.Namespace, store: FrameStore) -> tuple[np.ndarray, np.ndarray | None]:

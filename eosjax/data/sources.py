@@ -18,6 +18,7 @@ from eosjax.data.rlds.source import RldsSource
 from eosjax.data.specs import DatasetSpec, spec_for
 from eosjax.data.stats import DatasetStats
 from eosjax.hub import fetch, is_hub_name
+from eosjax.names import split_revision
 
 _HUB_FILES = ["meta/*", "data/*", "videos/*"]
 
@@ -87,21 +88,22 @@ def statistics_warnings(data_root: str | Path, name: str, spec: DatasetSpec, sta
 def lerobot_folder(data_root: str | Path, name: str) -> Path | None:
     """The folder of a LeRobot dataset: below `data_root`, or for a name owner/name that is not there, a copy of it from the hub.
 
-    None if there is none of that name.
+    With owner/name@revision it is the copy of that branch, tag or commit. None if there is none of that name.
 
     Raises:
-        DatasetError: the hub has no such dataset, or cannot be reached.
+        DatasetError: the hub has no such dataset or revision, or cannot be reached.
     """
     folder = Path(data_root).expanduser() / name
     if (folder / INFO).is_file():
         return folder
-    return _from_hub(name) if is_hub_name(name) else None
+    repository, revision = split_revision(name)
+    return _from_hub(repository, revision) if is_hub_name(repository) else None
 
 
 @functools.cache
-def _from_hub(name: str) -> Path:
+def _from_hub(name: str, revision: str | None) -> Path:
     """A copy in the cache of the hub, all of it: looked for once a process."""
-    folder = fetch("--dataset_name", name, DatasetError, repo_type="dataset", allow_patterns=_HUB_FILES)
+    folder = fetch("--dataset_name", name, DatasetError, revision, "--dataset_name", repo_type="dataset", allow_patterns=_HUB_FILES)
     if not (folder / INFO).is_file():
         raise DatasetError(f"--dataset_name {name}: expected a LeRobot dataset on the hub, found no {INFO} in it")
     return folder

@@ -14,6 +14,7 @@ from eosjax.config import TrainConfig
 from eosjax.data.frames.store import FrameStore
 from eosjax.data.labels import LEFT_OUT_BY, LabelError, Labels, Problem, SegmentTable, import_labels, join_labels
 from eosjax.data.labels.advice import advise_positives, steps_to_first_update
+from eosjax.data.labels.kept import Kept
 from eosjax.data.labels.plausibility import check_dataset, substep_lengths
 from eosjax.data.samples.mixture import stats_of
 from eosjax.data.specs import DatasetSpec
@@ -139,10 +140,12 @@ class JoinedLabels(NamedTuple):
     problems: list[Problem]
 
 
-def join_what_fits(path: Path, store: FrameStore, format: str = "auto", allow: Collection[str] = ()) -> JoinedLabels:
+def join_what_fits(
+    path: Path, store: FrameStore, format: str = "auto", allow: Collection[str] = (), kept: Kept | None = None
+) -> JoinedLabels:
     """The labels of those episodes that fit the dataset, whatever is wrong with others; arguments as of `import_labels`, `join_labels`."""
     try:
-        table = import_labels(path, store.name, format)
+        table = import_labels(path, store.name, format, kept)
     except LabelError as error:
         return JoinedLabels(None, error.problems)
     try:

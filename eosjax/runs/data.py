@@ -141,17 +141,17 @@ def _open_dataset(
         data_root, labels_path = generated.data_root, labels_path or generated.labels
     store = open_store(data_root, name, spec, config.cache_dir)
     check_unscaled(name, learnt_actions(store, spec), spec, config.predicts_tokens)
-    labels = read_labels(config, name, store, labels_path or own_labels(data_root, name))
+    labels = read_labels(config, name, store, labels_path or own_labels(data_root, name), spec)
     return LabelledDataset(store, spec, labels, stats or stats_of(store, spec), weight)
 
 
-def read_labels(config: TrainConfig, name: str, store: FrameStore, path: Path | None) -> Labels:
+def read_labels(config: TrainConfig, name: str, store: FrameStore, path: Path | None, spec: DatasetSpec) -> Labels:
     """The labels of a dataset that a run with this configuration is trained on; `path` is where they are; None where the tasks are all."""
     if not config.use_substep_eos:
         return task_labels(store, config.allowances)
     if path is None:
         raise UserError(f"--substep_labels_path is missing: the ends of the sub-steps of {name} come from it")
-    return join_labels(import_labels(path, name, config.substep_labels_format), store, config.allowances)
+    return join_labels(import_labels(path, name, config.substep_labels_format, spec.kept_steps), store, config.allowances)
 
 
 def dataset_records(data: RunData) -> tuple[DatasetRecord, ...]:

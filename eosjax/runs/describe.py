@@ -216,7 +216,7 @@ def _labels(config: TrainConfig, root: Path, recorded: DatasetRecord, store: Fra
     try:
         path = path or own_labels(root, recorded.name)
         place = path if config.use_substep_eos else "the tasks of the dataset"
-        found = label_fingerprint(read_labels(config, recorded.name, store, path))
+        found = label_fingerprint(read_labels(config, recorded.name, store, path, recorded.spec))
     except UserError as error:
         return f"missing or others: {str(error).splitlines()[0]}"
     return f"here: {place}" if found == recorded.labels else f"changed: {place}: expected labels {recorded.labels}, got {found}"

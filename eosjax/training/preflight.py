@@ -11,6 +11,7 @@ from eosjax.data.labels import FORMATS
 from eosjax.data.sources import own_labels
 from eosjax.flag_values import ConfigError
 from eosjax.hub import is_hub_name
+from eosjax.names import split_revision
 from eosjax.runs.checkpoint import CheckpointError, checkpoint_steps, read_record
 from eosjax.runs.lock import check_unlocked
 from eosjax.runs.record import differences
@@ -72,7 +73,7 @@ def _check_writable(flag: str, folder: Path) -> None:
 
 
 def _check_dataset(config: TrainConfig, name: str, labels: Path | None) -> None:
-    if name != configs.DEMO_DATASET and not (config.data_root_dir / name).is_dir() and not is_hub_name(name):
+    if name != configs.DEMO_DATASET and not (config.data_root_dir / name).is_dir() and not is_hub_name(split_revision(name)[0]):
         raise ConfigError(f"no dataset at {config.data_root_dir / name}: set --data_root_dir to the folder that holds {name}/")
     if labels is not None and not labels.exists():
         raise ConfigError(f"--substep_labels_path {labels}: no such file")

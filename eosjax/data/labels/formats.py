@@ -9,7 +9,9 @@ from typing import Any, NamedTuple
 
 from eosjax.data.labels import cyclevla, lerobot, lerobot_folder, original, sarm
 from eosjax.data.labels.files import read_json
+from eosjax.data.labels.kept import Kept, count_kept_steps
 from eosjax.data.labels.table import SegmentTable, refused
+from eosjax.names import split_revision
 from eosjax.types import UserError
 
 
@@ -30,14 +32,15 @@ _FORMATS = {
 FORMATS = ("auto", *_FORMATS)
 
 
-def import_labels(path: str | Path, name: str, format: str = "auto") -> SegmentTable:
+def import_labels(path: str | Path, name: str, format: str = "auto", kept: Kept | None = None) -> SegmentTable:
     """Reads the sub-step labels of dataset `name`.
 
     Args:
         path: a JSON file (`original`, `flat`, `cyclevla`), a folder of JSON files (`cyclevla`) or the folder of a LeRobot
             dataset (`lerobot-3.0`, `lerobot-3.1`, `sarm-sparse`, `sarm-dense`).
-        name: the dataset; `original` and `flat` files may have several.
+        name: the dataset; `original` and `flat` files may have several, without revisions.
         format: one of `FORMATS`; "auto" takes the one that the content has.
+        kept: which steps of an episode the description keeps; labels in the folder of a LeRobot dataset count all. None: all are kept.
 
     Raises:
         LabelError: unreadable or damaged, of no format or of several, or without labels of this dataset. Faults within single
@@ -57,7 +60,8 @@ def import_labels(path: str | Path, name: str, format: str = "auto") -> SegmentT
         raise refused(path, "unknown format", "; ".join(f"{key}: {reason}" for key, reason in reasons.items()))
     if len(fitting) > 1:
         raise refused(path, "unknown format", f"more than one fits: {', '.join(fitting)}; name the one to read (--substep_labels_format)")
-    return _FORMATS[fitting[0]].read(path, content, name)
+    table = _FORMATS[fitting[0]].read(path, content, split_revision(name)[0])
+    return count_kept_steps(table, kept) if kept and isinstance(content, lerobot_folder.Dataset) else table
 
 
 def formats_of(path: Path) -> list[str]:

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from eosjax.data.labels.files import column_names
+from eosjax.data.labels.kept import Kept, count_stored_steps
 from eosjax.data.labels.lerobot_folder import open_dataset
 from eosjax.data.labels.table import LabelError, Problem, SegmentTable, misplaced
 from eosjax.data.lerobot.info import INFO, read_info
@@ -24,7 +25,7 @@ _NONE = -1  # a frame without a sub-step
 _ROWS = 512
 
 
-def export_lerobot(table: SegmentTable, source: Path, target: Path) -> None:
+def export_lerobot(table: SegmentTable, source: Path, target: Path, kept: Kept | None = None) -> None:
     """Writes a copy of the LeRobot dataset `source` in which every frame has the `subtask_index` of the table.
 
     The metadata and the Parquet files are copied, the videos linked. The copy appears complete or not at all.
@@ -33,6 +34,7 @@ def export_lerobot(table: SegmentTable, source: Path, target: Path) -> None:
         table: the labels; its episode N is `episode_index` N. Frames of other episodes have no sub-step.
         source: folder of the dataset, version 3.
         target: folder to make.
+        kept: the steps of an episode that the table counts; None for all.
 
     Raises:
         LabelError: problems within the table, lengths that are not those of the dataset, or ends that an index per frame cannot hold.
@@ -45,6 +47,8 @@ def export_lerobot(table: SegmentTable, source: Path, target: Path) -> None:
     dataset = open_dataset(source)
     if (source / _FILE).exists() or any(_INDEX in column_names(path) for path in dataset.data_files):
         raise UserError(f"{source}: the dataset has sub-steps already ({_INDEX})")
+    if kept:
+        table = count_stored_steps(table, kept, dataset.lengths)
     texts = sorted(set(table.instruction))
     index = _index_of_steps(table, dataset.lengths, {text: number for number, text in enumerate(texts)})
     partial = target.with_name(f".{target.name}.{os.getpid()}")

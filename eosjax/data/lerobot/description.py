@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from eosjax.data.lerobot.info import INFO, Info, read_info
 from eosjax.data.lerobot.source import TASK, check_features
 from eosjax.data.specs import DatasetSpec, SpecError, load_fields, spec_of
+from eosjax.names import split_revision
 
 # What LeRobot itself calls these features.
 _STATE, _ACTION = "observation.state", "action"
@@ -34,7 +35,7 @@ def describe_lerobot(folder: Path, name: str, specs_file: Path | None) -> Datase
 
     Args:
         folder: of the dataset.
-        name: under which the user's file may describe it.
+        name: under which the user's file may describe it; a revision in it may be left out there.
         specs_file: the user's file; its fields override those of a built-in layout.
 
     Raises:
@@ -42,7 +43,8 @@ def describe_lerobot(folder: Path, name: str, specs_file: Path | None) -> Datase
         DatasetError: metadata that cannot be read, or without a feature of the description.
     """
     info = read_info(folder)
-    own = load_fields(specs_file).get(name) if specs_file is not None else None
+    described = load_fields(specs_file) if specs_file is not None else {}
+    own = described.get(name, described.get(split_revision(name)[0]))
     where = f"--dataset_specs {specs_file}: {name}" if own is not None else f"--dataset_name {name}"
     layout = next((each for each in LAYOUTS if each.matches(info)), None)
     fields: dict[str, Any] = {"state_keys": [_STATE], "action_key": _ACTION, "instruction_key": TASK, "image_keys": _in_order(info.cameras)}

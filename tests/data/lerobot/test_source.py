@@ -437,6 +437,20 @@ def test_labels_of_its_own_are_found_without_a_flag(tmp_path):
     assert import_labels(own_labels(tmp_path, "labelled"), "labelled", "sarm-sparse").last.tolist() == [2, 2, 2]
 
 
+def test_labels_of_its_own_count_all_stored_frames(tmp_path):
+    """Also those that the description leaves out; written from labels of the kept steps, they come back."""
+    folder = make_lerobot(tmp_path / "made")
+    spec = dataclasses.replace(describe(tmp_path, "made"), skip_first=1, motion="reached_states")
+    kept = make_table({0: [Segment(0, 0, True, "reach"), Segment(1, 2, True, "grasp")]}, "made", {0: 3}, {0: TASKS[0]})
+    export_lerobot(kept, folder, tmp_path / "labelled", spec.kept_steps)
+    whole = import_labels(tmp_path / "labelled", "labelled")
+    assert (whole.first.tolist(), whole.last.tolist(), whole.lengths[0]) == ([0, 2], [1, 4], 5)
+    store = open_store(tmp_path, "labelled", spec, tmp_path / "cache")
+    labels = join_labels(import_labels(tmp_path / "labelled", "labelled", kept=spec.kept_steps), store, ["unlabelled"])
+    assert np.diff(store.episode_starts).tolist() == [3, 1, 2]
+    assert (labels.ends.nonzero()[0].tolist(), labels.labelled.tolist()) == ([0, 2], [True, False, False])
+
+
 class _Store:
     name = "labelled"
     episode_starts = np.cumsum([0, *LENGTHS])
@@ -461,6 +475,38 @@ def test_a_dataset_on_the_hub_comes_through_its_cache(tmp_path, monkeypatch):
     make_lerobot(tmp_path / "data/owner/other")  # a folder of one's own comes first
     assert find_source(tmp_path / "data", "owner/other").num_episodes() == 3
     sources._from_hub.cache_clear()
+
+
+@pytest.fixture
+def cached(tmp_path, monkeypatch):
+    """The cache of the hub without a network, with two commits of owner/made: of one episode (tag v1), and of two (main)."""
+    repository = tmp_path / "hub/datasets--owner--made"
+    for reference, commit, lengths in (("v1", "1" * 40, (4,)), ("main", "2" * 40, (4, 3))):
+        make_lerobot(repository / "snapshots" / commit, lengths=lengths)
+        (repository / "refs").mkdir(exist_ok=True)
+        (repository / "refs" / reference).write_text(commit)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))  # of the process that builds the store
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    sources._from_hub.cache_clear()
+    yield tmp_path
+    sources._from_hub.cache_clear()
+
+
+def test_a_revision_on_the_hub(cached):
+    specs = cached / "specs.yaml"
+    specs.write_text("owner/made:\n  chunk: 3\n")
+    for name, episodes in (("owner/made", 2), ("owner/made@v1", 1), (f"owner/made@{'1' * 40}", 1), ("owner/made@main", 2)):
+        assert find_source(cached, name).num_episodes() == episodes
+        assert describe(cached, name, specs).chunk == 3
+    specs.write_text("owner/made:\n  chunk: 3\nowner/made@v1:\n  chunk: 4\n")
+    assert describe(cached, "owner/made@v1", specs).chunk == 4
+    store = open_store(cached, "owner/made@v1", describe(cached, "owner/made@v1"), cached / "stores")
+    assert (store.name, store.num_episodes) == ("owner/made@v1", 1)
+    assert store.folder.name.startswith("owner--made@v1-")
+    with pytest.raises(DatasetError, match="--dataset_name owner/made: no such folder, not in the cache, and the hub cannot be reached"):
+        describe(cached, "owner/made@v9")
 
 
 def test_a_hub_that_cannot_be_reached(tmp_path, monkeypatch):

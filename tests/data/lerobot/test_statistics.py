@@ -74,3 +74,58 @@ def test_a_damaged_file_is_a_warning(stated, tmp_path):
     (tmp_path / "meta/stats.json").write_text("{")
     (line,) = compare_statistics(tmp_path, SPEC, None)  # pyright: ignore[reportArgumentType]
     assert "stats.json: not JSON" in line
+
+
+@pytest.fixture
+def of_episodes(tmp_path):
+    """A function (changes of the lines) -> what is said of a dataset of version 2.1, with three episodes."""
+    random = np.random.default_rng(0)
+    lengths = (40, 1, 59)
+    columns = {"action": random.normal(size=(100, 3)), "joints": random.normal(size=(100, 2)), "finger": random.normal(size=(100, 1))}
+    stats = compute_stats(columns["action"], np.concatenate([columns["joints"], columns["finger"]], axis=1), 3, SPEC.action_mask)
+
+    def said(change=lambda rows: None):
+        rows = []
+        for number, (start, length) in enumerate(zip((0, 40, 41), lengths, strict=True)):
+            parts = {key: column[start : start + length] for key, column in columns.items()}
+            moments = {
+                key: {name: getattr(part, name)(axis=0).tolist() for name in ("min", "max", "mean", "std")} | {"count": [length]}
+                for key, part in parts.items()
+            }
+            rows.append({"episode_index": number, "stats": moments})
+        change(rows)
+        (tmp_path / "meta").mkdir(exist_ok=True)
+        (tmp_path / "meta/episodes_stats.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return compare_statistics(tmp_path, SPEC, stats)
+
+    return said
+
+
+def test_the_statistics_of_episodes_are_pooled(of_episodes):
+    assert of_episodes() == []
+
+    def change(rows):
+        rows[1]["stats"]["action"]["max"][0] = 50.0  # of one episode
+        rows[2]["stats"]["finger"]["count"] = [1]
+
+    action, state = of_episodes(change)
+    assert action.startswith("meta/episodes_stats.jsonl: action: differs from the frames: max by ")
+    assert "(dimension 0)" in action
+    assert state.startswith("meta/episodes_stats.jsonl: state: differs from the frames: mean by ")
+    assert "(dimension 2)" in state
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda rows: rows[1]["stats"].pop("finger"), "line 2: stats: finger: expected min, max, mean, std and count"),
+        (lambda rows: rows[2].pop("stats"), "line 3: stats: "),
+        (lambda rows: rows[1]["stats"]["action"].update(mean=["a"]), "line 2: stats: action"),
+        (lambda rows: rows[1]["stats"]["action"].update(mean=[1.0]), "all of them with numbers of one size"),
+        (lambda rows: rows.clear(), "expected at least one episode"),
+    ],
+)
+def test_damaged_statistics_of_episodes_are_a_warning(of_episodes, change, says):
+    (line,) = of_episodes(change)
+    assert says in line
+    assert line.endswith("; not compared with the frames")
