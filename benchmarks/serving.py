@@ -43,9 +43,16 @@ from eosjax.serving.session import Options, Session
 from eosjax.serving.wire import pack, unpack
 
 EOSJAX, BLOCKING = "eosjax", "one blocking call"
-CLIENTS = (1, 8, 32)
 IMAGE = 224
 KEYS = ROBOTS["libero"]
+
+
+class Size(NamedTuple):
+    """How much is measured."""
+
+    clients: tuple[int, ...] = (1, 8, 32)
+    ping_seconds: float = 5.0  # of inference
+    dropped: int = 1000  # connections
 
 
 class SleepingPolicy:
@@ -92,20 +99,25 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=50, metavar="N", help="of each client (%(default)s)")
     parser.add_argument("--turns", type=int, default=3, metavar="N", help="of each server (%(default)s)")
     parser.add_argument("--memory_requests", type=int, default=100_000, metavar="N", help="of the measurement of memory (%(default)s)")
+    parser.add_argument("--tiny", action="store_true", help="a few seconds, to see that all of it works; the figures mean nothing")
     args = parser.parse_args()
+    size = Size()
+    if args.tiny:
+        size = Size(clients=(2,), ping_seconds=0.5, dropped=10)
+        args.infer_ms, args.requests, args.turns, args.memory_requests = 2.0, 3, 1, 100
     print(f"{os.cpu_count()} cores; 2 images of {IMAGE} x {IMAGE}; policy: {args.infer_ms:g} ms, {args.row_ms:g} ms more a row\n")
-    print(markdown(speed_rows(args.infer_ms, args.row_ms, args.requests, args.turns)), "\n")
+    print(markdown(speed_rows(size.clients, args.infer_ms, args.row_ms, args.requests, args.turns)), "\n")
     print(markdown(overhead_rows(10 * args.requests, args.turns)), "\n")
-    print(markdown(ping_rows()), "\n")
-    print(markdown(endurance_rows(args.memory_requests)))
+    print(markdown(ping_rows(size.ping_seconds)), "\n")
+    print(markdown(endurance_rows(args.memory_requests, size.dropped)))
 
 
-def speed_rows(infer_ms: float, row_ms: float, requests: int, turns: int) -> list[tuple[str, ...]]:
+def speed_rows(clients: Sequence[int], infer_ms: float, row_ms: float, requests: int, turns: int) -> list[tuple[str, ...]]:
     """Latency and throughput by number of clients."""
     rows = [("clients", "server", "p50, ms", "p99, ms", "requests/s")]
-    for clients in CLIENTS:
-        figures = turn_by_turn(infer_ms, row_ms, clients, requests, turns)
-        rows += [(str(clients), name, *map(in_words, found.T)) for name, found in figures.items()]
+    for number in clients:
+        figures = turn_by_turn(infer_ms, row_ms, number, requests, turns)
+        rows += [(str(number), name, *map(in_words, found.T)) for name, found in figures.items()]
     return rows
 
 
@@ -132,11 +144,11 @@ def in_words(values: np.ndarray) -> str:
     return f"{median} [{least}, {most}]"
 
 
-def ping_rows() -> list[tuple[str, ...]]:
-    """When a ping is answered that comes while the policy computes for 5 s."""
-    rows = [("server", "ping during 5 s of inference")]
+def ping_rows(seconds: float) -> list[tuple[str, ...]]:
+    """When a ping is answered that comes while the policy computes for so long."""
+    rows = [("server", f"ping during {seconds:g} s of inference")]
     for name in (EOSJAX, BLOCKING):
-        with running(Case(name, 5000, 0)) as server, connected(server.port) as busy, connected(server.port) as other:
+        with running(Case(name, 1e3 * seconds, 0)) as server, connected(server.port) as busy, connected(server.port) as other:
             busy.send(observation())
             time.sleep(0.2)  # it computes by then
             start = time.perf_counter()
@@ -146,8 +158,8 @@ def ping_rows() -> list[tuple[str, ...]]:
     return rows
 
 
-def endurance_rows(requests: int) -> list[tuple[str, ...]]:
-    """Memory of the server over many requests of 4 clients, and what 1,000 connections that are dropped leave behind."""
+def endurance_rows(requests: int, drops: int) -> list[tuple[str, ...]]:
+    """Memory of the server over many requests of 4 clients, and what connections that are dropped leave behind."""
     rows = [("", "memory of the server", "open files")]
     with running(Case(EOSJAX, 0, 0)) as server:
         done = 0
@@ -157,13 +169,13 @@ def endurance_rows(requests: int) -> list[tuple[str, ...]]:
             done += more
             rows.append((f"after {done:,} requests", *server.state()))
         start = time.perf_counter()
-        for number in range(1000):
+        for number in range(drops):
             with socket.create_connection(("127.0.0.1", server.port)) as dropped:
                 if number % 2:
                     dropped.sendall(b"GET / HTTP/1.1\r\nHost")
         seconds = time.perf_counter() - start
         load(server.port, 1, 1)
-        rows.append((f"after 1,000 dropped connections ({seconds:.1f} s)", *server.state()))
+        rows.append((f"after {drops:,} dropped connections ({seconds:.1f} s)", *server.state()))
     return rows
 
 

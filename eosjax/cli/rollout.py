@@ -43,6 +43,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--server", metavar="URL", help="ws:// or wss:// of an `eosjax serve` that plays the policy; --checkpoint is then not needed"
     )
     parser.add_argument("--api_key_file", type=Path, metavar="FILE", help="file with the key of the server")
+    parser.add_argument(
+        "--tls_ca", type=Path, metavar="FILE", help="certificate (PEM) to trust for wss://: that of the server, or of who signed it"
+    )
     parser.add_argument("--statistics_of", metavar="NAME", help="dataset of the run whose units the environment has (the only one)")
     parser.add_argument("--env", required=True, metavar="ENV", help="demo, or module:function that makes your own Gymnasium environment")
     parser.add_argument("--episodes", type=int, default=50, metavar="N", help="start states (%(default)s)")

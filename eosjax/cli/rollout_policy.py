@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import ssl
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from eosjax.cli.serve import read_key
@@ -47,8 +49,9 @@ def open_run(args: argparse.Namespace) -> Subject:
     """The run that the flags name."""
     if args.checkpoint is None:
         raise UserError("expected --checkpoint RUN, or --server URL")
-    if args.api_key_file is not None:
-        raise UserError("--api_key_file: belongs to --server URL")
+    for flag in ("api_key_file", "tls_ca"):
+        if getattr(args, flag) is not None:
+            raise UserError(f"--{flag}: belongs to --server URL")
     saved = load(args, with_base=False)
 
     def planner(width: int) -> Planner:
@@ -70,9 +73,10 @@ def open_served(args: argparse.Namespace) -> Subject:
             raise UserError(f"--{flag}: the server was told which {'checkpoint' if flag == 'step' else 'it uses'} when it was started")
     if not args.server.startswith(("ws://", "wss://")):
         raise UserError(f"--server {args.server}: expected ws://HOST:PORT, or wss://HOST:PORT")
+    tls = _trusted(args.server, args.tls_ca)
     saved = None if args.checkpoint is None else load(args, with_base=False)
     key = None if args.api_key_file is None else read_key(args.api_key_file).decode()
-    policy = RemotePolicy(args.server, key, deadline=_PATIENCE, wait=_WAIT)
+    policy = RemotePolicy(args.server, key, deadline=_PATIENCE, wait=_WAIT, tls=tls)
     missing = sorted({"record", "step", "max_rate", "images", "image_channels", "state"} - policy.metadata.keys())
     if missing:
         raise UserError(f"--server {args.server}: expected `eosjax serve` of this version; its metadata lack {', '.join(missing)}")
@@ -85,3 +89,15 @@ def open_served(args: argparse.Namespace) -> Subject:
     print(f"{args.server}: checkpoint of step {step}, record {record[:12]}")
     about = {"checkpoint": args.checkpoint and str(args.checkpoint), "step": step, "server": args.server, "record": record}
     return Subject(f"{args.server}, step {step}", about, record, policy.rule, saved, lambda width: ServedPlanner(policy))
+
+
+def _trusted(server: str, certificate: Path | None) -> ssl.SSLContext | None:
+    """The certificates to trust; None for those of the system."""
+    if certificate is None:
+        return None
+    if not server.startswith("wss://"):
+        raise UserError(f"--tls_ca: belongs to --server wss://HOST:PORT, got {server}")
+    try:
+        return ssl.create_default_context(cafile=certificate)
+    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+        raise UserError(f"--tls_ca {certificate}: cannot be used: {error}") from error

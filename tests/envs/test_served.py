@@ -3,10 +3,12 @@
 import contextlib
 import dataclasses
 import json
+import ssl
 import types
 
 import numpy as np
 import pytest
+import trustme
 
 from eosjax import cli
 from eosjax.cli import rollout_policy
@@ -137,6 +139,9 @@ def test_a_server_that_dies_costs_the_episodes_that_were_under_way(rollout, poli
         (("--server", "ws://127.0.0.1:1", "--step", "3"), "--step: the server was told which checkpoint"),
         (("--server", "ws://127.0.0.1:1", "--statistics_of", "a"), "--statistics_of: the server was told"),
         (("--checkpoint", "RUN", "--api_key_file", "key"), "--api_key_file: belongs to --server"),
+        (("--checkpoint", "RUN", "--tls_ca", "ca.pem"), "--tls_ca: belongs to --server"),
+        (("--server", "ws://127.0.0.1:1", "--tls_ca", "ca.pem"), "--tls_ca: belongs to --server wss://HOST:PORT"),
+        (("--server", "wss://127.0.0.1:1", "--tls_ca", "ca.pem"), "--tls_ca ca.pem: cannot be used"),
     ],
 )
 def test_flags_that_do_not_fit(rollout, flags, says, tmp_path):
@@ -167,6 +172,20 @@ def test_a_server_with_a_key(rollout, policy, tmp_path):
         status, text, _ = rollout("--server", locked.url, switch="none")
         assert (status, "HTTP 401" in text) == (2, True)
         assert rollout("--server", locked.url, "--api_key_file", tmp_path / "key", switch="none")[0] == 0
+
+
+def test_a_server_with_a_certificate_of_its_own(rollout, policy, tmp_path, monkeypatch):
+    monkeypatch.setattr(rollout_policy, "_WAIT", 20.0)
+    context, authority = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH), trustme.CA()
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    with running(HostedPolicy(policy), max_batch=1, tls=context) as encrypted:
+        url = encrypted.url.replace("ws:", "wss:")
+        status, text, _ = rollout("--server", url, switch="none")
+        assert status == 2
+        assert "the certificate is not trusted" in text
+        status, text, _ = rollout("--server", url, "--tls_ca", tmp_path / "ca.pem", switch="none")
+        assert status == 0, text
 
 
 def test_a_server_for_another_robot(rollout, policy):
