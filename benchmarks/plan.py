@@ -42,6 +42,9 @@ CASES = (
     Case("LoRA, float32", (*_LORA, "--model_dtype=float32"), PLANNED),
     Case("LoRA, float32, as XLA schedules for CPUs by default", (*_LORA, "--model_dtype=float32"), ""),
     Case("LoRA, bfloat16", (*_LORA, "--model_dtype=bfloat16"), PLANNED),
+    Case(
+        "LoRA, float32, shared out among four fake devices", (*_LORA, "--model_dtype=float32", "--shard_frozen", "--num_devices=4"), PLANNED
+    ),
     Case("all weights, float32", _ALL, PLANNED),
     Case("all weights, float32, without remat", (*_ALL, "--remat=none"), PLANNED),
 )
@@ -59,7 +62,9 @@ def main() -> None:
     apart = []
     for number, case in enumerate(CASES):
         planned = plan(case)
-        environment = os.environ | {"XLA_FLAGS": case.xla_flags, "JAX_PLATFORMS": "cpu"}
+        devices = policy(case)[0].num_devices or 1
+        fake = f"{case.xla_flags} --xla_force_host_platform_device_count={devices}"
+        environment = os.environ | {"XLA_FLAGS": fake, "JAX_PLATFORMS": "cpu"}
         child = subprocess.run([sys.executable, __file__, "--measure", str(number)], env=environment, capture_output=True, encoding="utf-8")
         if child.returncode:
             sys.exit(child.stderr)
@@ -75,36 +80,46 @@ def plan(case: Case) -> int:
     from eosjax.training import plan
 
     config, vla_config = policy(case)
-    return plan.measure(plan.trace_step(config, vla_config, TEXT_LENGTH, config.batch_size)).peak
+    step = plan.trace_step(config, vla_config, TEXT_LENGTH, config.batch_size)
+    memory = plan.measure(step)
+    return (plan.share_out(memory, step.frozen, config.num_devices) if config.shard_frozen else memory).peak
 
 
 def measure(case: Case) -> int:
-    """Peak growth of this process' resident memory from before there is any array until an update is done."""
+    """Peak growth of this process' resident memory, per device, from before there is any array until an update is done."""
     import jax
     import jax.numpy as jnp
+    import numpy as np
+    from flax.traverse_util import flatten_dict, unflatten_dict
 
     from eosjax.training import plan
+    from eosjax.training.initial import BaseWeights
     from eosjax.training.parallel import DataParallel
     from eosjax.training.state import init_state, make_learner
 
     config, vla_config = policy(case)
     step = plan.trace_step(config, vla_config, TEXT_LENGTH, config.batch_size)
     learner = make_learner(config, vla_config)
-    parallel = DataParallel(learner, jax.devices()[:1])
+    parallel = DataParallel(learner, jax.devices())
+    base = BaseWeights(config, vla_config, parallel)
 
     def filled(shapes: Any) -> Any:
         return jax.tree.map(lambda leaf: jnp.full(leaf.shape, 0.01, leaf.dtype), shapes)
 
     def begin() -> Any:
         trainable = filled(step.state.trainable)
-        return init_state(learner, trainable, jax.random.key(0)), filled(step.frozen), filled(step.batch)
+        return init_state(learner, trainable, jax.random.key(0))
 
     begin_on_device = jax.jit(begin, out_shardings=parallel.replicated)
 
+    def full(leaf: Any, count: int = 1) -> Any:
+        return np.full((count * leaf.shape[0], *leaf.shape[1:]), 0.01, leaf.dtype)
+
     def update() -> None:
-        state, frozen, batch = begin_on_device()
-        batch = jax.tree.map(lambda leaf: leaf[None], batch)
-        jax.block_until_ready(parallel.step(state, frozen, batch))
+        leaves: dict[Any, Any] = dict(flatten_dict(step.frozen))
+        frozen = base.place(unflatten_dict({path: base.put(path[1:], full(leaf)) for path, leaf in leaves.items()}))
+        batch = jax.tree.map(lambda leaf: full(leaf, len(jax.devices())), step.batch)
+        jax.block_until_ready(parallel.step(begin_on_device(), frozen, parallel.split(batch)))
 
     update()  # compiles
     gc.collect()
@@ -112,7 +127,7 @@ def measure(case: Case) -> int:
     before = _status("VmRSS")
     Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # the peak starts anew
     update()
-    return _status("VmHWM") - before
+    return (_status("VmHWM") - before) // len(jax.devices())
 
 
 def policy(case: Case) -> tuple[Any, Any]:

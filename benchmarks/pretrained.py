@@ -85,7 +85,7 @@ def measure(folder: Path) -> dict[str, Any]:
     before, started = resident("VmRSS"), time.perf_counter()
     checkpoint = Pretrained(folder)
     config = checkpoint.vla_config(dtype="bfloat16", param_dtype="bfloat16", remat=True)
-    params, report = checkpoint.load_base(config, jax.device_put)
+    params, report = checkpoint.load_base(config, lambda _, array: jax.device_put(array))
     jax.block_until_ready(params)
     result = {"load_s": time.perf_counter() - started, "tensors": len(report.used)}
     result |= {"before": before, "peak": resident("VmHWM"), "largest": checkpoint.tensors.largest_file}

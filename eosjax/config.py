@@ -79,6 +79,7 @@ class TrainConfig:
     resume: bool = False  # continue from the newest checkpoint of the run
     seed: int = 7  # seed of weights, data order, augmentation and draws
     num_devices: int = 0  # devices to train on, of all processes; 0 takes all
+    shard_frozen: bool = False  # each device holds a share of the kernels of frozen layers, and gathers those of a layer when it runs
     coordinator_address: str | None = None  # host:port of process 0, for a run of several processes; SLURM and Open MPI need no flag
     num_processes: int | None = None  # processes of the run
     process_id: int | None = None  # number of this process, from 0
@@ -339,5 +340,9 @@ def _check_policy(config: TrainConfig) -> None:
         raise ConfigError("--use_film True trains layers within the vision encoders, which --freeze_vision True forbids; choose one")
     if config.freeze_vision and config.vla_path == DEMO_MODEL:
         raise ConfigError("--freeze_vision True: the encoders of --vla_path demo start from random weights, not worth freezing")
+    if config.shard_frozen and not (config.use_lora or config.freeze_vision):
+        raise ConfigError("--shard_frozen True: nothing is frozen with --use_lora False; leave the flag out, or train adapters")
+    if config.shard_frozen and config.remat == "none":
+        raise ConfigError("--shard_frozen True with --remat none: the backward pass would keep all gathered layers; use full, dots or auto")
     if config.lora_adapter_path is not None and not config.use_lora:
         raise ConfigError("--lora_adapter_path needs --use_lora True: without it there are no adapters to start from it")

@@ -107,7 +107,7 @@ def save_run(
     learner = make_learner(config, shape)
     shapes = jax.eval_shape(lambda key: init_params(learner.policy, learner.eos_head, example_batch(shape), key), jax.random.key(0))
     trainable, frozen = split_params(shapes)
-    base = base_parts(policy.pretrained.load_base(shape, np.asarray)[0], shape) if policy.pretrained else {}
+    base = base_parts(policy.pretrained.load_base(shape, lambda _, array: np.asarray(array))[0], shape) if policy.pretrained else {}
     base = {part: base[part] for part in frozen}
     folder.mkdir()
     flags.save(config, folder / configs.CONFIG_FILE)

@@ -24,11 +24,20 @@ from eosjax.models.hf.config import PUBLISHED, action_vocabulary, vla_config_fro
 from eosjax.models.hf.pretrained import Pretrained
 from eosjax.models.lora import REMAT
 from eosjax.models.openvla import VLAConfig
-from eosjax.reports.plan_tables import ParameterGroup, memory_table, parameter_table, remat_table, speed_table
+from eosjax.reports.plan_tables import (
+    ParameterGroup,
+    memory_table,
+    parameter_table,
+    remat_table,
+    scaling_table,
+    speed_table,
+    traffic_table,
+)
 from eosjax.runs.policy_source import PolicySource
 from eosjax.training import plan
 from eosjax.training.plan import Memory, Step, count
 from eosjax.training.state import Params
+from eosjax.training.traffic import count_traffic
 from eosjax.types import UserError
 
 PROMPT_TOKENS = 40  # assumed of the longest evaluation prompt; those of LIBERO have up to about 35
@@ -40,8 +49,15 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of the command."""
     parser.add_argument("--memory_gb", type=float, default=80.0, metavar="GB", help="memory of a GPU, in 10^9 bytes (%(default)s)")
     parser.add_argument("--mfu", type=float, default=40.0, metavar="PERCENT", help="model FLOPs utilisation to assume (%(default)s)")
-    parser.usage = "%(prog)s [-h] [--memory_gb GB] [--mfu PERCENT] [--vla_path PATH] [any other flag of train.py]"
-    for field in dataclasses.fields(TrainConfig):
+    parser.add_argument("--num_processes", type=int, default=1, metavar="M", help="machines that the --num_devices belong to (%(default)s)")
+    parser.add_argument(
+        "--link_gb_s", type=float, default=20.0, metavar="GB", help="10^9 bytes a second between GPUs of a machine (%(default)s: PCIe 4.0)"
+    )
+    parser.add_argument(
+        "--network_gb_s", type=float, default=10.0, metavar="GB", help="10^9 bytes a second between machines (%(default)s: 100 Gbit/s)"
+    )
+    parser.usage = "%(prog)s [-h] [--memory_gb GB] [--mfu PERCENT] [--vla_path PATH] [--num_devices N] [any other flag of train.py]"
+    for field in _train_flags():
         switch: dict[str, Any] = {"nargs": "?", "const": "True"} if field.type == "bool" else {}
         spellings = dict.fromkeys((f"--{field.name}", f"--{field.name.replace('_', '-')}"))
         parser.add_argument(*spellings, default=argparse.SUPPRESS, help=argparse.SUPPRESS, **switch)
@@ -54,8 +70,16 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--memory_gb: expected more than 0, got {args.memory_gb}")
     if not 0 < args.mfu <= 100:
         raise UserError(f"--mfu: expected more than 0, up to 100 %, got {args.mfu}")
-    known = {field.name for field in dataclasses.fields(TrainConfig)} | {"config_path"}
+    for name in ("link_gb_s", "network_gb_s", "num_processes"):
+        if not getattr(args, name) > 0:
+            raise UserError(f"--{name}: expected more than 0, got {getattr(args, name)}")
+    known = {field.name for field in _train_flags()} | {"config_path"}
     config = flags.parse([f"--{name}={value}" for name, value in vars(args).items() if name in known])
+    devices = max(config.num_devices, 1)
+    if devices % args.num_processes:
+        raise UserError(f"--num_devices {devices}: expected a multiple of the number of processes, {args.num_processes}")
+    if config.shard_frozen and devices == 1:
+        raise UserError("--shard_frozen True: give --num_devices, the devices that hold a share each")
     jax.config.update("jax_platforms", "cpu")  # the plan needs no GPU, and shall not take the memory of one
     vla_config, source = policy_shape(config, describe(config.data_root_dir, config.mixture[0].name, config.dataset_specs))
     text_length = _prompt_tokens(config) + vla_config.action_tokens + 3
@@ -70,10 +94,32 @@ def run(args: argparse.Namespace) -> int:
     flops = plan.count_flops(minimal) / samples
     print(remat_table([(each.remat, each.flops / samples / flops, each.peak, each.largest_batch) for each in options]) + "\n")
     print(speed_table([(card, args.mfu / 100 * peak * 1e12 / flops) for card, (peak, _) in plan.CARDS.items()], args.mfu) + "\n")
+    if devices > 1:
+        print(_several_devices(config, dataclasses.replace(vla_config, remat=chosen.remat), text_length, flops, args) + "\n")
     print(f"a sample: {flops / 1e12:,.3g} TFLOP in matrix products, without what the backward pass recomputes (model FLOPs)")
     print(f"--remat {config.remat}: {chosen.remat}, in {args.memory_gb:g} GB")
     print(f"assumed: prompts of up to {_prompt_tokens(config)} tokens")
     return 0
+
+
+def _train_flags() -> list[dataclasses.Field[Any]]:
+    """The flags of `train.py`, but for what the command has as its own."""
+    return [field for field in dataclasses.fields(TrainConfig) if field.name != "num_processes"]
+
+
+def _several_devices(config: TrainConfig, vla_config: VLAConfig, text_length: int, flops: float, args: argparse.Namespace) -> str:
+    """What an update moves, and how much of the speed of one device each of several has."""
+    devices, processes = config.num_devices, args.num_processes
+    vla_config = dataclasses.replace(vla_config, attention="xla")
+    traffic = count_traffic(config, vla_config, text_length, devices)
+    rate = min(args.link_gb_s, args.network_gb_s) if processes > 1 else args.link_gb_s
+    seconds, samples = traffic.total / (rate * 1e9), config.batch_size * config.grad_accumulation_steps
+    cards = []
+    for card, (peak, _) in plan.CARDS.items():
+        alone = args.mfu / 100 * peak * 1e12 / flops
+        cards.append((card, alone, devices * samples / (samples / alone + seconds)))
+    moved = traffic_table(traffic._asdict(), devices, processes)
+    return f"{moved}\n\n{scaling_table(cards, devices)}\n\n{rate:g} GB/s each way, {seconds:.2f} s an update, in which nothing is computed"
 
 
 class _Option(NamedTuple):
@@ -93,7 +139,7 @@ class _Option(NamedTuple):
 def _options(config: TrainConfig, vla_config: VLAConfig, text_length: int, limit: float) -> list[_Option]:
     """The ways that `--remat` allows, each compiled at two batch sizes."""
     sizes = (config.batch_size, _MORE * config.batch_size)
-    ways = REMAT if config.remat == "auto" else (config.remat,)
+    ways = (plan.AUTO_REMAT if config.shard_frozen else REMAT) if config.remat == "auto" else (config.remat,)
     steps = {
         (remat, size): plan.trace_step(config, dataclasses.replace(vla_config, remat=remat), text_length, size)
         for remat in ways
@@ -101,6 +147,8 @@ def _options(config: TrainConfig, vla_config: VLAConfig, text_length: int, limit
     }
     with ThreadPoolExecutor() as threads:
         memories = dict(zip(steps, threads.map(plan.measure, steps.values()), strict=True))
+    if config.shard_frozen:
+        memories = {key: plan.share_out(memory, steps[key].frozen, config.num_devices) for key, memory in memories.items()}
     options = []
     for remat in ways:
         few, many = ((size, memories[remat, size]) for size in sizes)

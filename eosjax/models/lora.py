@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 from flax.linen.dtypes import promote_dtype
 
+from eosjax.models.shards import SHARDED, gather
+
 LORA = "lora"  # the collection of the low-rank branches
 
 
@@ -51,7 +53,8 @@ class LoRADense(nn.Module):
     """y = x W + b + scaling · dropout(x) A B, scaling = alpha / r (Hu et al. 2021, arXiv:2106.09685).
 
     A is drawn from a normal of standard deviation 1/r and B is zero, so a new branch changes no output bit.
-    Collections: `params` {kernel [in out], bias [out]}; `lora` {a [in r], b [r out]} when the rank is positive.
+    Collections: `params` {kernel [in out], bias [out]}; `lora` {a [in r], b [r out]} when the rank is positive. A kernel in `sharded`
+    is this device's share of the rows (`eosjax.models.shards`).
     """
 
     features: int
@@ -62,7 +65,10 @@ class LoRADense(nn.Module):
     def __call__(self, x: jax.Array, deterministic: bool = True) -> jax.Array:
         """[... in] -> [... features] in the compute dtype. `deterministic=False` needs a `dropout` rng."""
         param_dtype = jnp.dtype(self.linear.param_dtype)
-        kernel = self.param("kernel", nn.initializers.lecun_normal(), (x.shape[-1], self.features), param_dtype)
+        if self.has_variable(SHARDED, "kernel"):
+            kernel = gather(self.get_variable(SHARDED, "kernel"))
+        else:
+            kernel = self.param("kernel", nn.initializers.lecun_normal(), (x.shape[-1], self.features), param_dtype)
         bias = self.param("bias", nn.initializers.zeros, (self.features,), param_dtype) if self.use_bias else None
         x, kernel, bias = promote_dtype(x, kernel, bias, dtype=jnp.dtype(self.linear.dtype))
         y = jnp.matmul(x, kernel, precision=precision_of(x.dtype))
@@ -101,7 +107,7 @@ def stack_layers(layer: type[nn.Module], length: int, remat: str) -> Any:
         layer = nn.remat(layer, prevent_cse=False, static_argnums=(2,), policy=_POLICIES[remat])
     return nn.scan(
         layer,
-        variable_axes={"params": 0, LORA: 0, "intermediates": 0},
+        variable_axes={"params": 0, LORA: 0, SHARDED: 0, "intermediates": 0},
         split_rngs={"params": True, "dropout": True},
         in_axes=nn.broadcast,  # pyright: ignore[reportArgumentType]
         length=length,

@@ -8,6 +8,7 @@ proprio_projector       with `use_proprio=True`; always trained
 noisy_action_projector  with `use_diffusion=True`; always trained
 action_head             always trained; a policy whose actions are tokens has none
 eos_head                with `use_eos_classification=True`; trained by the EOS loss alone
+sharded                 with `shard_frozen=True`, the kernels of frozen layers, of which each device holds a share (`models.shards`)
 """
 
 from __future__ import annotations

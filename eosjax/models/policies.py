@@ -24,7 +24,9 @@ from eosjax.models import action_tokens
 from eosjax.models.diffusion import DDIM
 from eosjax.models.film import join_film
 from eosjax.models.heads import ActionHead
+from eosjax.models.lora import LORA
 from eosjax.models.openvla import NoisyActions, OpenVLA, VLAConfig
+from eosjax.models.shards import SHARDED
 
 Params = dict[str, Any]
 # Parts that are modules of `OpenVLA` but separate from its base weights, because they are trained, frozen or stored separately.
@@ -68,7 +70,7 @@ def vla_variables(params: Params) -> Params:
     base = {**params["vla"], **{part: params[part] for part in MODULES if part in params}}
     if "film" in params:
         base = join_film(base, params["film"])
-    return {"params": base, **({"lora": params["lora"]} if "lora" in params else {})}
+    return {"params": base, **{collection: params[collection] for collection in (LORA, SHARDED) if collection in params}}
 
 
 @dataclasses.dataclass(frozen=True)

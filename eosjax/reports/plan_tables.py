@@ -10,6 +10,9 @@ from eosjax.reports.tables import Row, table
 _PURPOSES = {"frozen": "frozen weights", "trained": "trained weights", "temporaries": "activations, gradients"}
 
 
+_TRAFFIC = {"gradients": "gradients", "layers": "frozen layers", "rows": "rows for the buffer"}
+
+
 class ParameterGroup(NamedTuple):
     """A part of the policy."""
 
@@ -56,6 +59,26 @@ def speed_table(cards: Sequence[tuple[str, float]], mfu: float) -> str:
     """A row a card: samples a second at a model FLOPs utilisation of `mfu` percent."""
     rows: list[Row] = [("card", f"samples/s at {mfu:g} % MFU"), *((name, f"{samples:.3g}") for name, samples in cards)]
     return table(rows, right=" r")
+
+
+def traffic_table(traffic: Mapping[str, int], devices: int, processes: int) -> str:
+    """A row a purpose, and the sum: GB that a device sends, and receives, in an update.
+
+    Args:
+      traffic: bytes by purpose: the fields of `eosjax.training.traffic.Traffic`.
+      devices, processes: of the run.
+    """
+    among = f"{devices} devices" + (f" of {processes} processes" if processes > 1 else "")
+    rows: list[Row] = [(f"a device sends and receives, {among}", "GB an update")]
+    rows += [(_TRAFFIC[purpose], _gigabytes(size)) for purpose, size in traffic.items()]
+    return table([*rows, ("all", _gigabytes(sum(traffic.values())))], right=" r")
+
+
+def scaling_table(cards: Sequence[tuple[str, float, float]], devices: int) -> str:
+    """A row a card: samples/s of one device and of all, and the latter in percent of as many times the former."""
+    rows: list[Row] = [("card", "samples/s, 1 device", f"{devices} devices", "of ideal")]
+    rows += [(name, f"{one:.3g}", f"{several:.3g}", f"{several / (devices * one):.0%}") for name, one, several in cards]
+    return table(rows, right=" rrr")
 
 
 def _gigabytes(size: int) -> str:

@@ -103,7 +103,7 @@ def load_run(run_dir: Path, step: str | int | None = None, *, with_base: bool = 
     if not with_base or not frozen or record.config.vla_path == DEMO_MODEL:
         return run
     pretrained = open_base(run, vla_path)
-    base = _frozen_base(pretrained.load_base(record.model, jax.device_put)[0], record.model)
+    base = _frozen_base(pretrained.load_base(record.model, lambda _, array: jax.device_put(array))[0], record.model)
     _compare_base(pretrained, run, fetch_fingerprints(base))
     return dataclasses.replace(run, params=params | base)
 
@@ -191,7 +191,7 @@ def check_base(run: SavedRun, pretrained: Pretrained) -> None:
     """Raises `CheckpointError` unless `pretrained` holds the frozen base weights of the run; reads them array by array."""
     if not run.record.run.base:
         return
-    base = _frozen_base(pretrained.load_base(run.vla_config, fetch_fingerprints)[0], run.vla_config)
+    base = _frozen_base(pretrained.load_base(run.vla_config, lambda _, array: fetch_fingerprints(array))[0], run.vla_config)
     read: dict[Any, Any] = dict(flatten_dict(base))
     _compare_base(pretrained, run, {"".join(f"['{key}']" for key in path[:-1]): value for path, value in read.items()})
 

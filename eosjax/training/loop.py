@@ -27,7 +27,7 @@ from eosjax.ends.operating_points import OperatingPoint, choose, selection
 from eosjax.ends.protocols import ChunkedEpisode
 from eosjax.flag_values import ConfigError
 from eosjax.models.hf.pretrained import Pretrained
-from eosjax.models.parts import split_params
+from eosjax.models.parts import abstract_params, split_params
 from eosjax.models.policies import Params
 from eosjax.runs.checkpoint import Checkpoints, checkpoint_steps, fetch_fingerprints
 from eosjax.runs.data import RunData, dataset_records, episode_ends, open_data, share_of_ends
@@ -39,11 +39,12 @@ from eosjax.runs.record import CheckpointRecord, RunRecord, Software, Validation
 from eosjax.training import metrics, processes
 from eosjax.training.data_checks import check_ends, check_plausible, describe_data, tune_counts
 from eosjax.training.host_memory import keep_freed_memory
-from eosjax.training.initial import initial_params, suit_device
+from eosjax.training.initial import BaseWeights, initial_params, suit_device
 from eosjax.training.interrupt import stop_signals
 from eosjax.training.keys import run_keys
 from eosjax.training.logging import Console, MetricWriter, check_wandb, eos_line, waiting_line
 from eosjax.training.parallel import DataParallel, Device, choose_devices
+from eosjax.training.plan import count
 from eosjax.training.preflight import check_paths, check_run_folder
 from eosjax.training.state import Learner, TrainState, all_finite, init_state, make_learner
 from eosjax.training.timing import Clock, Lap
@@ -91,9 +92,8 @@ def run(config: TrainConfig, report: Report | None = None) -> None:
     console = Console(config.max_steps, quiet=not processes.is_first())
     for line in [*describe_data(data, config.data_root_dir), *([tuned] if tuned else [])]:
         console.line(line)
-    device = next(each for each in devices if each.process_index == jax.process_index())
     described = policy.vla_config(config, data.mixture.spec)
-    vla_config = processes.together(lambda: suit_device(config, described, data.train.length, device, console.line))
+    vla_config = processes.together(lambda: suit_device(config, described, data.train.length, devices, console.line))
     learner = make_learner(config, vla_config, share)
     with contextlib.ExitStack() as stack:
         processes.together(lambda: _take_folder(config, stack))
@@ -146,7 +146,7 @@ class _Trainer:
             console.line(explain_share(share, rows, config.eos_min_positive, config.eos_min_negative, config.eos_buffer_capacity))
 
         self.parallel = DataParallel(learner, devices)
-        self.state, self.frozen = self._init(learner, policy.pretrained)
+        self.state, self.frozen, base = self._init(learner, policy.pretrained)
         self.record = RunRecord(
             config=config,
             datasets=dataset_records(data),
@@ -155,7 +155,7 @@ class _Trainer:
             model=learner.policy.vla.config.portable,
             prompt=PromptForm.of(data.train.rephrase),
             tokenizer=fingerprint(policy.tokenizer_json),
-            base=fetch_fingerprints(self.frozen),
+            base=base,
             base_revision=policy.pretrained.revision if policy.pretrained else None,
             software=software(devices),
             wandb_id=None,
@@ -214,17 +214,18 @@ class _Trainer:
         self.console.close()
         self._finish(step, episodes, report)
 
-    def _init(self, learner: Learner, pretrained: Pretrained | None) -> tuple[TrainState, Params]:
+    def _init(self, learner: Learner, pretrained: Pretrained | None) -> tuple[TrainState, Params, dict[str, int]]:
         init_key, run_key = run_keys(self.config.seed)
         example = self.data.train.batch(np.zeros(1, np.int64))
-        put = lambda array: jax.device_put(array, self.parallel.replicated)
         adapter = self.config.lora_adapter_path
-        trainable, frozen = split_params(initial_params(learner, pretrained, adapter, example, init_key, put, self.console.line))
+        base = BaseWeights(self.config, learner.policy.vla.config, self.parallel)
+        trainable, frozen = split_params(initial_params(learner, pretrained, adapter, example, init_key, base.put, self.console.line))
         parts = {part: sum(leaf.size for leaf in jax.tree.leaves(tree)) for part, tree in trainable.items()}
         listed = ", ".join(f"{part} {size:,}" for part, size in parts.items())
-        frozen_size = sum(leaf.size for leaf in jax.tree.leaves(frozen))
+        frozen_size = count(split_params(abstract_params(self.config, learner.policy.vla.config))[1])
         self.console.line(f"trainable parameters: {sum(parts.values()):,} ({listed}); frozen: {frozen_size:,}")
-        return self.parallel.replicate(init_state(learner, trainable, run_key)), self.parallel.replicate(frozen)
+        frozen = base.place(frozen)
+        return self.parallel.replicate(init_state(learner, trainable, run_key)), frozen, base.fingerprints(frozen)
 
     def _restore(self) -> int:
         """Replaces the state by the one of the newest whole checkpoint; returns the updates it has made."""

@@ -1,7 +1,8 @@
 """Data-parallel training over all devices of all processes: the only file that names `jax.pmap`.
 
 State and frozen weights are replicated (no leading device axis), the batch is split. The mapped step reduces inside (see
-`training.step`), so that what it returns is the same on every device and comes back replicated.
+`training.step`), so that what it returns is the same on every device and comes back replicated. Of the frozen weights, kernels may be
+shared out (`models.shards`): device i then holds the i-th of equal parts of their rows, behind an axis of devices.
 
 Every process holds its own copy of what is replicated, on its own devices: pmap takes and returns such arrays. Orbax takes arrays of all
 processes; `shared` and `own` turn one into the other, without a copy.
@@ -19,12 +20,12 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from eosjax.models.policies import Params
+from eosjax.models.shards import DEVICES, SHARDED
 from eosjax.training.metrics import Metrics
 from eosjax.training.state import Learner, TrainState
 from eosjax.training.step import Predictions, predict, train_step
 from eosjax.types import Batch, UserError
 
-AXIS = "devices"
 Device = Any  # a jax.Device
 T = TypeVar("T")
 Step = Callable[[TrainState, Params, Batch], tuple[TrainState, Metrics]]
@@ -41,15 +42,31 @@ class DataParallel:
 
     def __init__(self, learner: Learner, devices: Sequence[Device]) -> None:
         local = [device for device in devices if device.process_index == jax.process_index()]
-        self._mesh, mesh = (Mesh(np.asarray(each), (AXIS,)) for each in (devices, local))
+        self._mesh, mesh = (Mesh(np.asarray(each), (DEVICES,)) for each in (devices, local))
         self.replicated = NamedSharding(mesh, PartitionSpec())
-        self._split = NamedSharding(mesh, PartitionSpec(AXIS))
-        self._local_devices = len(local)
+        self._split = NamedSharding(mesh, PartitionSpec(DEVICES))
+        self._local_devices, self._first = len(local), list(devices).index(local[0])
         self.step, self.predict = _map(learner, tuple(devices))
+
+    @property
+    def device_count(self) -> int:
+        """Devices of all processes."""
+        return self._mesh.size
 
     def replicate(self, tree: T) -> T:
         """Puts a tree of arrays on every device of this process."""
         return jax.device_put(tree, self.replicated)
+
+    def share_out(self, kernel: np.ndarray) -> jax.Array:
+        """Gives each device of this process its rows of [layers rows columns]: [local devices, layers, rows / devices, columns]."""
+        layers, rows, columns = kernel.shape
+        each = rows // self.device_count
+
+        def share(index: Any) -> np.ndarray:
+            start = (self._first + (index[0].start or 0)) * each
+            return kernel[None, :, start : start + each]
+
+        return jax.make_array_from_callback((self._local_devices, layers, each, columns), self._split, share)
 
     @property
     def everywhere(self) -> NamedSharding:
@@ -78,15 +95,26 @@ class DataParallel:
 
 @functools.lru_cache(maxsize=2)  # a comparison of seeds trains equal learners in one process: they compile once
 def _map(learner: Learner, devices: tuple[Device, ...]) -> tuple[Step, Predict]:
-    step = jax.pmap(
-        functools.partial(train_step, learner, axis_name=AXIS),
-        axis_name=AXIS,
-        in_axes=(None, None, 0),
-        out_axes=None,  # pyright: ignore[reportArgumentType]
-        donate_argnums=0,
-        devices=devices,
+    """The step (its state is donated), and the prediction; they take a batch that is split, and the latter returns a device axis first."""
+    mapped = functools.partial(jax.pmap, axis_name=DEVICES, in_axes=(None, None, 0, 0), devices=devices)
+
+    def on_device(state: TrainState, whole: Params, shared: Params, batch: Batch) -> tuple[TrainState, Metrics]:
+        return train_step(learner, state, whole | shared, batch, axis_name=DEVICES)
+
+    def predict_on_device(trainable: Params, whole: Params, shared: Params, batch: Batch) -> Predictions:
+        return predict(learner, trainable, whole | shared, batch)
+
+    step, prediction = mapped(on_device, out_axes=None, donate_argnums=0), mapped(predict_on_device)
+    return (
+        lambda state, frozen, batch: step(state, *_by_place(frozen), batch),
+        lambda trainable, frozen, batch: prediction(trainable, *_by_place(frozen), batch),
     )
-    return step, jax.pmap(functools.partial(predict, learner), axis_name=AXIS, in_axes=(None, None, 0), devices=devices)
+
+
+def _by_place(frozen: Params) -> tuple[Params, Params]:
+    """What every device has of the frozen weights, and what is shared out."""
+    shared = {part: tree for part, tree in frozen.items() if part == SHARDED}
+    return {part: tree for part, tree in frozen.items() if part not in shared}, shared
 
 
 def choose_devices(num_devices: int) -> list[Device]:

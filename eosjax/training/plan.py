@@ -15,6 +15,7 @@ from eosjax.models.attention import SIXTEEN_BITS
 from eosjax.models.openvla import VLAConfig
 from eosjax.models.parts import init_params, split_params
 from eosjax.models.policies import Params
+from eosjax.models.shards import STACKS, shared_kernels
 from eosjax.training.state import TrainState, init_state, make_learner
 from eosjax.training.step import train_step
 from eosjax.types import Batch
@@ -90,7 +91,9 @@ def without_kernels(config: TrainConfig, vla_config: VLAConfig) -> VLAConfig:
     return dataclasses.replace(vla_config, attention="blockwise" if fused else "xla")
 
 
-def choose_remat(config: TrainConfig, vla_config: VLAConfig, text_length: int, limit: int | None) -> tuple[str, str | None]:
+def choose_remat(
+    config: TrainConfig, vla_config: VLAConfig, text_length: int, limit: int | None, devices: int = 1
+) -> tuple[str, str | None]:
     """What `--remat auto` means, and a line that says why.
 
     Args:
@@ -98,13 +101,16 @@ def choose_remat(config: TrainConfig, vla_config: VLAConfig, text_length: int, l
       vla_config: the policy.
       text_length: l, token ids in a row.
       limit: bytes of a device; None where nobody knows (on a CPU), which counts as enough.
+      devices: how many share out the frozen kernels, with `shard_frozen`.
     """
-    if limit is None:
-        return "none", None
     fast, small = AUTO_REMAT
+    if limit is None:
+        return fast if config.shard_frozen else "none", None
     shape = dataclasses.replace(without_kernels(config, vla_config), remat=fast)
     with jax.default_device(jax.local_devices(backend="cpu")[0]):
-        peak = measure(trace_step(config, shape, text_length, config.batch_size)).peak
+        step = trace_step(config, shape, text_length, config.batch_size)
+        memory = measure(step)
+    peak = (share_out(memory, step.frozen, devices) if config.shard_frozen else memory).peak
     remat = fast if peak <= USABLE * limit else small
     return remat, f"--remat auto: {remat} ({fast} takes {peak / 1e9:.1f} GB of {limit / 1e9:.1f} GB)"
 
@@ -145,6 +151,25 @@ def measure(step: Step) -> Memory:
     )
 
 
+def share_out(memory: Memory, frozen: Params, devices: int) -> Memory:
+    """The memory of one of several devices that share out frozen kernels: its share of them, and those of one layer whole.
+
+    Args:
+      memory: of a device that holds all of them.
+      frozen: parts that are not trained, as arrays or shapes.
+      devices: how many hold a share.
+    """
+    kernels = shared_kernels(frozen, devices)
+    of_stacks: dict[tuple[str, ...], int] = {}
+    for path, leaf in kernels.items():
+        stack = path[: next(i for i, name in enumerate(path) if name in STACKS)]
+        of_stacks[stack] = of_stacks.get(stack, 0) + size_in_bytes(leaf) // leaf.shape[0]
+    size = size_in_bytes(list(kernels.values()))
+    return memory._replace(
+        frozen=memory.frozen - size + size // devices, temporaries=memory.temporaries + max(of_stacks.values(), default=0)
+    )
+
+
 def largest_batch(few: tuple[int, Memory], many: tuple[int, Memory], limit: float) -> int:
     """The most samples in a forward pass whose peak stays within `limit` bytes; 0 if not even one does.
 
@@ -171,13 +196,13 @@ def _flops(jaxpr: Any) -> int:
             left = equation.invars[0].aval.shape
             total += 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(left[axis] for axis in contracted)
         rounds = equation.params["length"] if equation.primitive.name == "scan" else 1
-        inner = [_flops(each) for each in _inner(equation.params)]
+        inner = [_flops(each) for each in inner_programs(equation.params)]
         # One branch of a conditional is taken: the longest counts.
         total += rounds * (max(inner) if equation.primitive.name == "cond" else sum(inner))
     return total
 
 
-def _inner(params: dict[str, Any]) -> list[Any]:
+def inner_programs(params: dict[str, Any]) -> list[Any]:
     """The programs within an equation."""
     values = [each for value in params.values() for each in (value if isinstance(value, tuple | list) else [value])]
     return [value for value in values if hasattr(getattr(value, "jaxpr", value), "eqns")]

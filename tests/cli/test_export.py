@@ -181,7 +181,7 @@ def test_weights_that_were_trained_whole_take_the_place_of_the_base(export, tmp_
     saved = saved_runs.make_run(tmp_path, use_lora=False, use_eos_classification=False)
     folder = export("merged", folder=saved.folder)
     config = load_run(saved.folder).vla_config
-    chex.assert_trees_all_equal(Pretrained(folder).load_base(config, np.asarray)[0], saved.params["vla"])
+    chex.assert_trees_all_equal(Pretrained(folder).load_base(config, lambda _, array: np.asarray(array))[0], saved.params["vla"])
     assert (folder / "proprio_projector--10_checkpoint.safetensors").is_file()
     assert not (folder / "eos_calibration.json").exists()
     status, _, err = run("export", "--checkpoint", saved.folder, "--out", tmp_path / "other", "--format", "peft")
@@ -207,7 +207,7 @@ def test_a_diffusion_policy_with_film(export, diffusion_with_film, form):
             chex.assert_trees_all_equal(checkpoint.load_part(path, part, config, saved.params[part]), saved.params[part])
     assert all(name.startswith("module.noise_predictor") for name in read_part(folder / "action_head--10_checkpoint.safetensors"))
     merged = form == "merged"
-    base = checkpoint.load_base(config, np.asarray)[0] if merged else saved.params["vla"]
+    base = checkpoint.load_base(config, lambda _, array: np.asarray(array))[0] if merged else saved.params["vla"]
     assert paths["film"].name == "vision_backbone--10_checkpoint.safetensors"
     layers = checkpoint.load_film(paths["film"], config, base, merged=merged)
     chex.assert_trees_all_equal(layers, saved.params["film"])

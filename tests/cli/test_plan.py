@@ -28,6 +28,7 @@ from eosjax.training.plan import (
     trace_step,
 )
 from eosjax.training.state import init_state, make_learner
+from eosjax.training.traffic import Traffic
 from eosjax.types import UserError
 from tests.checkpoints import HEADS, write_checkpoint
 from tests.training.conftest import CONFIG, TINY
@@ -193,6 +194,23 @@ def test_the_command(run, monkeypatch):
     assert "assumed: prompts of up to 40 tokens" in run("plan", "--rephrase", "False", *flags)[1]
 
 
+def test_what_several_devices_move_and_how_fast_they_are(run, monkeypatch):
+    monkeypatch.setattr("eosjax.cli.COMMANDS", {"plan": "…"})
+    monkeypatch.setattr("eosjax.training.plan.measure", lambda step: Memory(0, 0, 0, 0, 0, len(step.batch.key)))
+    monkeypatch.setattr("eosjax.cli.plan.count_traffic", lambda config, *_: Traffic(3_000_000_000, 1_000_000_000, 0))
+    monkeypatch.setattr("eosjax.training.plan.count_flops", lambda step: 10**12 * len(step.batch.key))
+    flags = ["plan", "--vla_path", "demo", "--use_lora=False", "--remat", "dots", "--batch_size", 4, "--num_devices", 4]
+    status, out, _ = run(*flags)
+    assert status == 0
+    assert re.search(r"^a device sends and receives, 4 devices +GB an update\ngradients +3.000\nfrozen layers +1.000$", out, re.M)
+    alone = 0.4 * 989
+    assert re.search(rf"^H100 SXM +396 +{16 / (4 / alone + 4 / 20):.3g} +5%$", out, re.M)
+    assert "20 GB/s each way, 0.20 s an update" in out
+    assert "4 devices of 2 processes" in run(*flags, "--num_processes", 2)[1]
+    assert "8 GB/s each way, 0.50 s an update" in run(*flags, "--num_processes", 2, "--network_gb_s", 8)[1]
+    assert "16 GB/s each way" in run(*flags, "--link_gb_s", 16)[1]
+
+
 def test_remat_is_the_fastest_that_fits(monkeypatch):
     peaks = {"dots": 50, "full": 20}
     monkeypatch.setattr("eosjax.training.plan.trace_step", lambda config, vla_config, length, size: vla_config)
@@ -214,6 +232,9 @@ def test_the_room_that_is_planned_for_rewording_is_enough():
         (["--mfu", "0"], "--mfu: expected more than 0, up to 100 %, got 0.0"),
         (["--memory_gb", "0"], "--memory_gb: expected more than 0, got 0.0"),
         (["--batch_size", "0"], "--batch_size must be greater than 0, got 0"),
+        (["--link_gb_s", "0"], "--link_gb_s: expected more than 0, got 0.0"),
+        (["--num_devices", "3", "--num_processes", "2"], "--num_devices 3: expected a multiple of the number of processes, 2"),
+        (["--shard_frozen"], "--shard_frozen True: give --num_devices"),
         (["--vla_path", "nothing"], "--vla_path nothing: no such folder, and no name of the form owner/name"),
         (["--vla_pat", "demo"], "unrecognized arguments: --vla_pat"),
         (["--dataset_name", "nothing"], "no description of dataset 'nothing'"),

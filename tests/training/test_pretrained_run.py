@@ -16,7 +16,7 @@ from eosjax.models.heads import EosHead
 from eosjax.models.hf.adapter import ADAPTER_WEIGHTS, write_adapter
 from eosjax.models.hf.adapter_config import ADAPTER_CONFIG
 from eosjax.models.hf.weights import WeightsError, abstract_variables, export_part
-from eosjax.runs.load import load_run
+from eosjax.runs.load import choose_checkpoint, load_run
 from eosjax.serving.policy import Policy
 from eosjax.training.loop import run
 from tests.checkpoints import HEADS, tiny_config, write_checkpoint
@@ -146,3 +146,16 @@ def test_a_policy_that_predicts_tokens_trains_whole_but_for_its_eyes(flags, tmp_
     assert {"train/curr_action_accuracy", "train/next_actions_l1_loss", "train/vla_grad_norm"} < log[0].keys()
     assert 0 < log[-1]["val/action_loss"] < 2
     assert "vision_backbone" not in load_run(tmp_path / "run", with_base=False).params
+
+
+def test_a_base_that_is_shared_out_gives_the_same_bits_and_the_same_record(flags, tmp_path):
+    write_checkpoint(tmp_path / "vla")
+    flags += "--num_devices 2 --batch_size 1 --remat dots".split()
+    run(parse([*flags, "--max_steps", "2"]))
+    flags[flags.index("run")] = "shared"
+    run(parse([*flags, "--max_steps", "2", "--shard_frozen", "True"]))
+    whole, shared = (choose_checkpoint(tmp_path / name, 2).record for name in ("run", "shared"))
+    assert shared.fingerprints == whole.fingerprints
+    assert shared.run.base == whole.run.base
+    run(parse([*flags, "--max_steps", "4", "--resume", "True"]))  # on a device that holds all of it
+    assert [row["step"] for row in rows(tmp_path / "shared")] == [1, 2, 3, 4]

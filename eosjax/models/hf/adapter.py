@@ -91,7 +91,7 @@ def import_adapter(
     _check_ranks(tensors, report.used, config, settings, source)
     shapes = weights.abstract_variables(config)["lora"]
     branches = _Branches(tensors, table, shapes, config, settings)
-    lora = weights.import_entries(table, branches, shapes, lambda array: array)
+    lora = weights.import_entries(table, branches, shapes, lambda path, array: array)
     return Adapter(lora, _notes(sorted({adapter_module(name) for name in absent}), report.used, config, settings))
 
 

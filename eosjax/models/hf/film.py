@@ -21,7 +21,7 @@ _BFLOAT16_STEP = 2.0**-7  # between neighbouring numbers, relative: what is left
 _WRAPPED = re.compile(r".+\.(qkv|proj|fc1|fc2|q|kv)\.(weight|bias)")
 
 
-def import_film(tensors: Mapping[str, np.ndarray], config: VLAConfig, put: weights.Put = lambda array: array) -> dict[str, Any]:
+def import_film(tensors: Mapping[str, np.ndarray], config: VLAConfig, put: weights.Put = lambda path, array: array) -> dict[str, Any]:
     """The variables of the vision backbone in `vision_backbone--<step>_checkpoint.pt`.
 
     Returns `{"params": {"vision_backbone": ...}}` with the FiLM layers in the blocks, and beside it `{"lora": {"vision_backbone": ...}}`
@@ -81,7 +81,7 @@ def import_layers(tensors: Mapping[str, np.ndarray], config: VLAConfig, base: Ma
 def base_vision(tensors: Mapping[str, np.ndarray], config: VLAConfig) -> dict[str, Any]:
     """The params of the vision backbone, without FiLM, in a base checkpoint: `{"vision_backbone": ...}`."""
     table = [entry for entry in weight_table(config) if entry.path[0] == "vision_backbone"]
-    return weights.import_entries(table, tensors, weights.abstract_variables(config)["params"], lambda array: array)
+    return weights.import_entries(table, tensors, weights.abstract_variables(config)["params"], lambda path, array: array)
 
 
 def export_film(variables: Mapping[str, Any], config: VLAConfig, base: Mapping[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:

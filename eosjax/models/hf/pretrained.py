@@ -106,9 +106,9 @@ class Pretrained:
         arrays = len({entry.path for entry in table})
         with tqdm(total=arrays, desc="loading weights", unit="array", disable=not sys.stderr.isatty()) as bar:
 
-            def put_and_count(array: np.ndarray) -> Any:
+            def put_and_count(path: tuple[str, ...], array: np.ndarray) -> Any:
                 bar.update()
-                return put(array)
+                return put(path, array)
 
             return weights.import_weights(tensors, config, put_and_count), report
 
@@ -164,6 +164,6 @@ class Pretrained:
             )
         return load_adapter(folder, config, self.tensors)
 
-    def load_film(self, path: Path, config: VLAConfig, base: Mapping[str, Any], *, merged: bool) -> dict[str, Any]:
-        """The FiLM layers (float32) of a file. The other arguments as in `hf.film.import_layers`."""
-        return film.import_layers(read_part(path), config, base, merged=merged)
+    def load_film(self, path: Path, config: VLAConfig, base: Mapping[str, Any] | None = None, *, merged: bool) -> dict[str, Any]:
+        """The FiLM layers (float32) of a file; `base`: if not that of this folder. The other arguments as in `hf.film.import_layers`."""
+        return film.import_layers(read_part(path), config, base or film.base_vision(self.tensors, config), merged=merged)

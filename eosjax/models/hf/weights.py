@@ -16,7 +16,7 @@ from eosjax.models.hf.table import ROTARY, Entry, part_table, unused_patterns, w
 from eosjax.models.openvla import OpenVLA, VLAConfig
 from eosjax.types import UserError
 
-Put = Callable[[np.ndarray], Any]
+Put = Callable[[tuple[str, ...], np.ndarray], Any]  # (path in the tree, array) -> leaf
 
 
 class WeightsError(UserError):
@@ -75,7 +75,7 @@ def _traced(config: VLAConfig) -> dict[str, Any]:
     return variables
 
 
-def import_weights(tensors: Mapping[str, np.ndarray], config: VLAConfig, put: Put = lambda array: array) -> dict[str, Any]:
+def import_weights(tensors: Mapping[str, np.ndarray], config: VLAConfig, put: Put = lambda path, array: array) -> dict[str, Any]:
     """The `params` tree of the base model in `config.param_dtype`, without the proprio projector.
 
     Args:
@@ -134,7 +134,7 @@ def export_part(part: str, params: Mapping[str, Any]) -> dict[str, np.ndarray]:
 def import_entries(table: Iterable[Entry], tensors: Mapping[str, np.ndarray], expected: Mapping[str, Any], put: Put) -> dict[str, Any]:
     """The tree of the arrays of a table; `expected` has the shape and dtype of each, the rest as in `import_weights`."""
     shapes: dict[Any, Any] = dict(flatten_dict(expected))
-    return unflatten_dict({entry.path: put(_read(entry, tensors, shapes[entry.path])) for entry in table})
+    return unflatten_dict({entry.path: put(entry.path, _read(entry, tensors, shapes[entry.path])) for entry in table})
 
 
 def _read(entry: Entry, tensors: Mapping[str, np.ndarray], expected: jax.ShapeDtypeStruct) -> np.ndarray:

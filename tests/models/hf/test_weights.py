@@ -130,7 +130,7 @@ def test_each_array_goes_where_it_is_put_before_the_next_is_read(tiny):
             events.append("read")
             return super().__getitem__(name)
 
-    tree = weights.import_weights(Watched(tensors), tiny, put=lambda array: events.append("put") or array.size)
+    tree = weights.import_weights(Watched(tensors), tiny, put=lambda _, array: events.append("put") or array.size)
     assert sum(jax.tree.leaves(tree)) == sum(array.size for array in tensors.values())
     assert events.count("read") == len(tensors)
     longest = max(len(run) for run in "".join(event[0] for event in events).split("p"))
