@@ -13,7 +13,6 @@ import argparse
 import importlib
 import itertools
 import json
-import os
 import statistics
 import time
 from pathlib import Path
@@ -22,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from lerobot.datasets.lerobot_dataset import LeRobotDataset  # pyright: ignore[reportMissingImports]
+from memory import peak_mb, resident_mb
 
 REPO = "made/here"
 BATCH, WINDOW, WARM_UP, CHUNK = 64, 10, 5, 8
@@ -63,7 +63,7 @@ def read(args: argparse.Namespace) -> None:
 
 def load(args: argparse.Namespace) -> None:
     """Measures shuffled batches with a chunk of actions, as they come from LeRobot's reader."""
-    before = _resident_mb()
+    before = resident_mb()
     began = time.perf_counter()
     info = json.loads((args.folder / "meta/info.json").read_text(encoding="utf-8"))
     action = "actions" if "actions" in info["features"] else "action"
@@ -76,14 +76,13 @@ def load(args: argparse.Namespace) -> None:
     cold = time.perf_counter() - began
     for _ in range(WARM_UP):
         next(batches)
-    rates, peak = [], 0.0
+    rates = []
     for _ in range(max(args.samples // (BATCH * WINDOW), 1)):
         began = time.perf_counter()
         for _ in range(WINDOW):
             next(batches)
         rates.append(BATCH * WINDOW / (time.perf_counter() - began))
-        peak = max(peak, _resident_mb())
-    print(json.dumps({"rate": statistics.median(rates), "growth": peak - before, "cold": cold}))
+    print(json.dumps({"rate": statistics.median(rates), "growth": peak_mb(batches) - before, "cold": cold}))
 
 
 def _fastest_backend() -> str:
@@ -93,18 +92,6 @@ def _fastest_backend() -> str:
     except (ImportError, RuntimeError, OSError):
         return "pyav"
     return "torchcodec"
-
-
-def _resident_mb() -> float:
-    """Memory of this process and of the workers that it has started: what each has for itself, and its share of what they share."""
-    own = os.getpid()
-    children = Path(f"/proc/{own}/task/{own}/children").read_text(encoding="utf-8").split()
-    return sum(_share_mb(process) for process in (str(own), *children))
-
-
-def _share_mb(process: str) -> float:
-    lines = Path(f"/proc/{process}/smaps_rollup").read_text(encoding="utf-8").splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1e3
 
 
 if __name__ == "__main__":

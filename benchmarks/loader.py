@@ -11,14 +11,15 @@ actions, in batches of 64. Both contenders run one after the other on the same c
 
 * samples/s: median over windows of 10 batches, the first 5 batches left out.
 * CPU ms a sample: of all threads together; hardly affected by other load on the machine.
-* RSS growth: the largest resident set while the samples are read, over that before the first batch was asked for.
+* memory growth: the largest resident memory over that before the first batch was asked for, while batches are taken every half second, so
+  that all queues are full: a training that takes longer for an update than the loader for a batch meets them so. Memory is that of all
+  processes of a contender, pages that they share counted once (PSS).
 * first batch: from nothing but imported modules to the first batch, at the beginning and resumed after all the samples. eosjax computes
   the position; tf.data reads everything before it again, but without decoding the images. At the first run on a machine, eosjax also
   compiles its pixel operations, which takes some seconds.
 
 LeRobot's contender is its reader under PyTorch's `DataLoader`, with as many worker processes as eosjax has threads, and torchcodec where
-it loads (it needs FFmpeg). The samples of both then have the decoded pictures at 256 pixels, neither resized nor augmented. Memory is that
-of all its processes, shared pages counted once.
+it loads (it needs FFmpeg). The samples of both then have the decoded pictures at 256 pixels, neither resized nor augmented.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+from memory import peak_mb, resident_mb
 
 BATCH, WINDOW, WARM_UP, SEED = 64, 10, 5, 7
 # LeRobot's loader gives the pictures as they are.
@@ -103,7 +106,7 @@ def prepare(args: argparse.Namespace) -> None:
 
 def measure(make: Make, samples: int) -> dict[str, Any]:
     """Reads `samples` samples in this process and tells how it went."""
-    before = peak = _resident_mb()
+    before = resident_mb()
     began = time.perf_counter()
     batches = make(0)
     next(batches)
@@ -116,10 +119,9 @@ def measure(make: Make, samples: int) -> dict[str, Any]:
         began = time.perf_counter()
         for _ in range(WINDOW):
             next(batches)
-            peak = max(peak, _resident_mb())
         rates.append(BATCH * WINDOW / (time.perf_counter() - began))
     cpu = (time.process_time() - cpu_began) / (windows * WINDOW * BATCH)
-    return {"rate": statistics.median(rates), "cpu": 1e3 * cpu, "growth": peak - before, "cold": first}
+    return {"rate": statistics.median(rates), "cpu": 1e3 * cpu, "growth": peak_mb(batches) - before, "cold": first}
 
 
 def measure_resume(make: Make, samples: int) -> dict[str, Any]:
@@ -127,11 +129,6 @@ def measure_resume(make: Make, samples: int) -> dict[str, Any]:
     began = time.perf_counter()
     next(make(samples // BATCH))
     return {"resumed": time.perf_counter() - began}
-
-
-def _resident_mb() -> float:
-    pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 def write_videos(args: argparse.Namespace) -> None:
@@ -170,7 +167,7 @@ CONTENDERS = {"eosjax": eosjax_batches, "tf.data": tf_batches}
 ROWS = {
     "rate": ("samples/s", "{:.0f}", "x{:.2f}"),
     "cpu": ("CPU ms a sample", "{:.2f}", "x{:.2f}"),
-    "growth": ("RSS growth, MB", "{:.0f}", "x{:.2f}"),
+    "growth": ("memory growth, MB", "{:.0f}", "x{:.2f}"),
     "cold": ("first batch, cold, s", "{:.2f}", "x{:.2f}"),
     "resumed": ("first batch, resumed, s", "{:.2f}", "x{:.2f}"),
 }

@@ -23,9 +23,10 @@ from eosjax.cli.rollout_policy import Subject, open_run, open_served
 from eosjax.cli.trained import add_checkpoint_flags
 from eosjax.cli.trained_data import add_place_flags, open_run_data
 from eosjax.ends.closed_loop import Episode, rows
+from eosjax.envs.decisions import DecisionFolder
 from eosjax.envs.episodes import EpisodeFolder, Who
 from eosjax.envs.registry import MakeWorlds, open_env
-from eosjax.envs.rollout import EXECUTORS, EXPERT, play
+from eosjax.envs.rollout import EXECUTORS, EXPERT, Planner, play
 from eosjax.envs.switchers import EOS, FITTED, SWITCHES, WHOLE, Typical, make_switcher
 from eosjax.serving.client import ServerLostError, ServerRefusedError
 from eosjax.types import UserError
@@ -134,22 +135,42 @@ def _play_all(
     missing = {who: [number for number in numbers if number not in found[who]] for who in whos}
     fitted = [switch for switch, executor in whos if switch in FITTED and missing[switch, executor]]
     typical = _typical(args, policy, fitted[0]) if fitted else None
-    planner = policy.planner(min(_AT_ONCE, args.episodes))
     total = args.episodes * len(whos)
     with tqdm(total=total, initial=total - sum(map(len, missing.values())), unit="episode", disable=not sys.stderr.isatty()) as bar:
         for who in whos:
-            switch, executor = who
-            bar.set_description(f"{executor}, {switch}")
-            for first in range(0, len(missing[who]), _AT_ONCE):
-                batch = missing[who][first : first + _AT_ONCE]
-                filmed = lambda number: number < _FILMED
-                switcher = make_switcher(switch, typical)
-                with _told_what_is_left(args.out, who, batch, found[who]):
-                    for episode in play(make(batch), batch, planner, switch, switcher, executor, filmed, args.extra_steps):
-                        folder.write(who, episode)
-                        found[who][episode.trace.episode] = episode
-                        bar.update()
+            bar.set_description(f"{who[1]}, {who[0]}")
+            with contextlib.ExitStack() as stack:
+                decisions = (
+                    stack.enter_context(contextlib.closing(DecisionFolder(args.out, "-".join(who)))) if _is_logged(args, who) else None
+                )
+                planner = policy.planner(min(_AT_ONCE, args.episodes), decisions and decisions.log) if missing[who] else None
+                for first in range(0, len(missing[who]), _AT_ONCE):
+                    batch = missing[who][first : first + _AT_ONCE]
+                    assert planner is not None
+                    with _told_what_is_left(args.out, who, batch, found[who]):
+                        for episode in _play(args, make, planner, who, typical, batch):
+                            if decisions and episode.fault is None:
+                                decisions.finish(episode.trace)
+                            folder.write(who, episode)
+                            found[who][episode.trace.episode] = episode
+                            bar.update()
+                if decisions and (log := decisions.join([number for number, each in sorted(found[who].items()) if each.fault is None])):
+                    bar.write(f"written: {log}")
     return {who: [found[who][number] for number in numbers] for who in whos}
+
+
+def _play(
+    args: argparse.Namespace, make: MakeWorlds, planner: Planner, who: Who, typical: Typical | None, batch: Sequence[int]
+) -> Iterator[Episode]:
+    """Some episodes at once."""
+    switch, executor = who
+    filmed = lambda number: number < _FILMED
+    return play(make(batch), batch, planner, switch, make_switcher(switch, typical), executor, filmed, args.extra_steps)
+
+
+def _is_logged(args: argparse.Namespace, who: Who) -> bool:
+    """Whether what the brokers decide is what is done."""
+    return args.server is not None and who[0] == EOS and not args.extra_steps
 
 
 @contextlib.contextmanager

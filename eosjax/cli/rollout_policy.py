@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import ssl
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,7 +15,7 @@ from eosjax.cli.trained import load
 from eosjax.ends.protocols import Rule
 from eosjax.envs.planner import PolicyPlanner
 from eosjax.envs.rollout import Planner
-from eosjax.envs.served import ServedPlanner
+from eosjax.envs.served import LogOf, ServedPlanner
 from eosjax.runs.load import SavedRun
 from eosjax.serving.client import RemotePolicy
 from eosjax.serving.policy import Policy
@@ -34,7 +35,7 @@ class Subject:
       record: fingerprint of the record of its checkpoint.
       rule: of its operating point; None without an EOS head.
       saved: the run; None where only a server knows it.
-      planner: makes what a rollout asks, for at most so many rows.
+      planner: makes what a rollout asks, for at most so many rows; the log is of the brokers where there is a server.
     """
 
     name: str
@@ -42,7 +43,7 @@ class Subject:
     record: str
     rule: Rule | None
     saved: SavedRun | None
-    planner: Callable[[int], Planner]
+    planner: Callable[[int, LogOf | None], Planner]
 
 
 def open_run(args: argparse.Namespace) -> Subject:
@@ -54,12 +55,14 @@ def open_run(args: argparse.Namespace) -> Subject:
             raise UserError(f"--{flag}: belongs to --server URL")
     saved = load(args, with_base=False)
 
-    def planner(width: int) -> Planner:
-        return PolicyPlanner(Policy.load(args.checkpoint, saved.step, args.statistics_of, args.vla_path), width)
+    @functools.cache
+    def policy() -> Policy:
+        return Policy.load(args.checkpoint, saved.step, args.statistics_of, args.vla_path)
 
     about = {"checkpoint": str(args.checkpoint), "step": saved.step}
     rule = saved.operating_point and saved.operating_point.rule
-    return Subject(f"{args.checkpoint.name}, step {saved.step}", about, saved.record.fingerprint, rule, saved, planner)
+    name = f"{args.checkpoint.name}, step {saved.step}"
+    return Subject(name, about, saved.record.fingerprint, rule, saved, lambda width, log: PolicyPlanner(policy(), width))
 
 
 def open_served(args: argparse.Namespace) -> Subject:
@@ -88,7 +91,7 @@ def open_served(args: argparse.Namespace) -> Subject:
         )
     print(f"{args.server}: checkpoint of step {step}, record {record[:12]}")
     about = {"checkpoint": args.checkpoint and str(args.checkpoint), "step": step, "server": args.server, "record": record}
-    return Subject(f"{args.server}, step {step}", about, record, policy.rule, saved, lambda width: ServedPlanner(policy))
+    return Subject(f"{args.server}, step {step}", about, record, policy.rule, saved, lambda width, log: ServedPlanner(policy, log))
 
 
 def _trusted(server: str, certificate: Path | None) -> ssl.SSLContext | None:

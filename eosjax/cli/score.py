@@ -1,7 +1,7 @@
 """Measures how well the scores of any system detect the ends of sub-steps. Writes a table, metrics.json, and a page with charts.
 
 FILE has one row per control step: episode,step,score,label. The score is the probability that a sub-step ends at this step. It may also be
-the decision log of a robot (.jsonl) in which true ends are marked."""
+the decision log of a robot (.jsonl) in which true ends are marked; a page of its decisions is then written, too."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from eosjax.cli import common
+from eosjax.ends.decision_file import read_decisions
 from eosjax.ends.events import NMS_WINDOW
-from eosjax.ends.score_file import read_scores
+from eosjax.ends.score_file import LOG_SUFFIX, read_scores
 from eosjax.reports.evaluation import ScoreEvaluation
 from eosjax.types import UserError
 
-METRICS, PAGE = "metrics.json", "report.html"
+METRICS, PAGE, DECISIONS = "metrics.json", "report.html", "decisions.html"
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -41,6 +42,8 @@ def run(args: argparse.Namespace) -> int:
     if args.nms < 0:
         raise UserError(f"--nms: expected 0 steps or more, got {args.nms}")
     refuse_results(args.out)
+    if args.file.suffix == LOG_SUFFIX:
+        _show_decisions(args)
     evaluation = ScoreEvaluation.of(args.file.name, read_scores(args.file), args.threshold, args.nms)
     from eosjax.reports.pages import score_page  # loads matplotlib: after the flags and the file, a wrong one is answered at once
 
@@ -49,9 +52,18 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _show_decisions(args: argparse.Namespace) -> None:
+    """Writes the page of a decision log, which needs no true ends."""
+    decided = read_decisions(args.file)
+    from eosjax.reports.closed_loop import decisions_page  # loads matplotlib
+
+    common.write_text(args.out / DECISIONS, decisions_page(args.file.name, decided))
+    print(f"written: {args.out / DECISIONS}\n")
+
+
 def refuse_results(folder: Path) -> None:
     """Raises a `UserError` if the folder has results that would be overwritten."""
-    found = [name for name in (METRICS, PAGE) if (folder / name).exists()]
+    found = [name for name in (METRICS, PAGE, DECISIONS) if (folder / name).exists()]
     if found:
         raise UserError(f"--out {folder}: expected a folder without results, it has {' and '.join(found)}; choose another or move them")
 

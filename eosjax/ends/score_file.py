@@ -91,6 +91,9 @@ def _rows_of_log(path: Path) -> list[tuple[int, list[str]]]:
                 if not isinstance(entry, dict) or entry.get("event") not in ("step", "truth"):
                     continue
                 episode, step = str(entry.get("episode", "")), entry.get("step")
+                if entry["event"] == "truth" and step is None:  # somebody looked, and there was no end
+                    true.setdefault(episode, set())
+                    continue
                 if type(step) is not int:
                     raise ScoreFileError(f"{path}, line {line}, step: expected a whole number, got {step!r:.40}")
                 if entry["event"] == "truth":

@@ -27,6 +27,8 @@ class Asked(NamedTuple):
     episode: int  # number of the start state
     instruction: str
     begins: bool  # the sub-step begins with this observation
+    step: int = 0  # of the episode
+    place: int = 0  # of the sub-step in the plan
 
 
 class End(NamedTuple):
@@ -111,7 +113,7 @@ def play(
     while live:
         rows = [each.row for each in live]
         seen = worlds.observe(rows)
-        chunks = planner(seen, [Asked(each.episode, _instruction(each, switch), each.begins) for each in live])
+        chunks = planner(seen, [Asked(each.episode, _instruction(each, switch), each.begins, each.step, each.place) for each in live])
         for number, each in enumerate(live):
             each.begins = False
             if each.filmed:

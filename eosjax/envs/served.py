@@ -13,11 +13,13 @@ from eosjax.envs.rollout import Asked, Chunks, End
 from eosjax.serving.broker import Broker, BrokerSettings
 from eosjax.serving.chunk import Chunk
 from eosjax.serving.client import RemotePolicy, ServerLostError
+from eosjax.serving.decisions import DecisionLog
 from eosjax.serving.door import Budget
 from eosjax.types import UserError
 
 _TIME_OUT = "time_out"  # outcome of a broker whose only sub-step ended because its time was up
 _SETTINGS = BrokerSettings(on_time_out="stop", on_loss="stop")
+LogOf = Callable[[Asked], DecisionLog]
 _SHARE = 0.9  # of the requests per second that the server allows
 
 
@@ -28,13 +30,14 @@ class ServedPlanner:
 
     Args:
       policy: of the server.
+      log: where the broker of a sub-step that begins writes its decisions; None to keep none.
 
     Raises:
       UserError: the server wants the state in several entries, which an environment does not have.
     """
 
-    def __init__(self, policy: RemotePolicy) -> None:
-        self._link = _Link(policy)
+    def __init__(self, policy: RemotePolicy, log: LogOf | None = None) -> None:
+        self._link, self._log = _Link(policy), log
         self._entries = _Entries(policy.metadata)
         self._brokers: dict[int, Broker] = {}
 
@@ -49,7 +52,9 @@ class ServedPlanner:
         """A whole chunk, and where the broker ends the sub-step in it."""
         broker = self._brokers.get(asked.episode)
         if broker is None or asked.begins or broker.done:  # it is done where another switcher does not follow it
-            broker = self._brokers[asked.episode] = Broker(self._link, [asked.instruction], _SETTINGS, episode=str(asked.episode))
+            log = self._log and self._log(asked)
+            broker = Broker(self._link, [asked.instruction], _SETTINGS, log=log, episode=str(asked.episode))
+            self._brokers[asked.episode] = broker
         played = []
         while len(played) < self._link.chunk and not broker.done:
             action = broker.act(lambda: observation)

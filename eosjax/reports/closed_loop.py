@@ -1,4 +1,4 @@
-"""The closed-loop table for the terminal, and the page of `eosjax rollout`."""
+"""The closed-loop table for the terminal, the page of `eosjax rollout`, and that of a robot's decision log."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ import numpy as np
 from PIL import Image
 
 from eosjax.ends.closed_loop import Episode
+from eosjax.ends.decision_file import Decided
 from eosjax.reports.episode_plots import rollout_timeline
 from eosjax.reports.pages import Frame, Picture, Tile, render_page
 from eosjax.reports.plots import inline_svg
 from eosjax.reports.tables import Row, table
 
 _STRIP = 10  # pictures of a filmstrip, at least; those at a switch come on top
+_DECIDED = 50  # episodes of a decision log whose steps are shown
 GIF_MS = 120  # milliseconds that a picture of a GIF stays
 Who = tuple[str, str]  # switcher and executor
 
@@ -105,6 +107,35 @@ def rollout_page(title: str, rows: Sequence[Mapping[str, Any]], shown: Sequence[
         substeps=substep_rows(rows),
         episodes=episodes,
     )
+
+
+def decisions_page(title: str, decided: Sequence[Decided]) -> str:
+    """The page of a robot's decision log.
+
+    Args:
+      title: of the page.
+      decided: its episodes.
+    """
+    rows: list[Row] = [("episode", "steps", "ends seen", "timed out", "lost", "outcome")]
+    seen = late = 0
+    for each in decided:
+        by_time = sum(switch.timed_out for switch in each.episode.trace.switches)
+        ends = len(each.episode.trace.switches) - by_time
+        seen, late = seen + ends, late + by_time
+        rows.append((each.name, str(each.episode.trace.steps), str(ends), str(by_time), str(each.lost), each.outcome or "–"))
+    episodes = []
+    for number, each in enumerate(decided[:_DECIDED]):
+        name = f"episode {each.name}: {each.outcome or 'not over'}"
+        episodes.append({"name": name, "timeline": inline_svg(rollout_timeline(each.episode, each.threshold), f"episode{number}", name)})
+    completed = sum(each.outcome == "completed" for each in decided)
+    figures = [
+        Tile("episodes", str(len(decided)), f"{completed} in which all sub-steps ended"),
+        Tile("ends seen", str(seen), "sub-steps whose end the rule saw"),
+        Tile("time-outs", str(late), "sub-steps whose time was up"),
+        Tile("lost", str(sum(each.lost for each in decided)), "attempts to plan without a server"),
+    ]
+    hidden = max(len(decided) - _DECIDED, 0)
+    return render_page("decisions.html", "eosjax score", title, figures=figures, rows=rows, episodes=episodes, hidden=hidden)
 
 
 def _tiles(rows: Sequence[Mapping[str, Any]]) -> list[Tile]:

@@ -144,3 +144,22 @@ def test_the_examples_of_the_docs_print_what_they_say(run, tmp_path, monkeypatch
     assert out == expected
     comments = [line.split("  # ")[1] for line in replay.splitlines() if line.startswith("print")]
     assert printed(replay).splitlines() == comments
+
+
+def test_the_decision_log_of_a_robot(score, run, tmp_path):
+    """Its decisions are shown also where no true end is marked, so that nothing can be measured."""
+    place = {"episode": "<b>1", "sub_step": 0, "instruction": "pick"}
+    lines = [{"event": "step", "step": step, "score": step / 4, **place} for step in range(4)]
+    lines.append({"event": "end", "step": 4, "at": 3, "how": "seen", **place})
+    path = tmp_path / "decisions.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    status, out, err = run("score", path, "--out", tmp_path / "unmarked")
+    assert (status, "no true end is marked" in err) == (2, True)
+    assert f"written: {tmp_path / 'unmarked' / 'decisions.html'}" in out
+    path.write_text(path.read_text() + json.dumps({"event": "truth", "episode": "<b>1", "step": 3}) + "\n")
+    _, metrics, _ = score(path)
+    assert metrics["event/recall@2"] == 1
+    page = Page((tmp_path / "out" / "decisions.html").read_text())
+    page.check_loads_and_runs_nothing()
+    assert "episode <b>1: not over" in page.text
+    assert "sub-step 1 ends at step 3: 0 steps after the goal held" in page.text

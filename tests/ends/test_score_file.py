@@ -128,3 +128,8 @@ def test_a_decision_log_has_the_scores_of_the_steps_and_the_true_ends(tmp_path):
 def test_what_is_wrong_with_a_decision_log_is_named(tmp_path, lines, why):
     with pytest.raises(ScoreFileError, match=why):
         read_scores(write_log(tmp_path, lines))
+
+
+def test_an_episode_in_which_somebody_saw_no_end_counts(tmp_path):
+    (episode,) = read_scores(write_log(tmp_path, [*LOG[:-1], LOG[4] | {"step": None}]))
+    assert episode.ends.tolist() == [False, False]

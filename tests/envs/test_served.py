@@ -11,10 +11,13 @@ import pytest
 import trustme
 
 from eosjax import cli
+from eosjax.cli import rollout as rollout_command
 from eosjax.cli import rollout_policy
 from eosjax.demo.expert import Style
 from eosjax.ends.closed_loop import ORACLE
+from eosjax.ends.decision_file import read_decisions
 from eosjax.ends.protocols import Rule
+from eosjax.ends.score_file import read_scores
 from eosjax.envs import served as module
 from eosjax.envs.demo import DemoWorlds
 from eosjax.envs.planner import PolicyPlanner
@@ -105,6 +108,40 @@ def test_the_command_gives_the_rows_of_the_one_in_process(rollout, server):
     status, text, _ = rollout("--server", server.url, out="here")  # other rounding is possible: never mixed
     assert status == 2
     assert "other settings: through None, now 'a server'" in text
+
+
+def test_the_decisions_of_the_brokers_are_logged(rollout, server, tmp_path, monkeypatch):
+    """With the true ends of the environment; an interrupted episode is logged anew. `eosjax score` reads the file."""
+    write, written = rollout_command.EpisodeFolder.write, []
+
+    def interrupted(self, who, episode):
+        write(self, who, episode)
+        written.append(episode)
+        if len(written) == 1:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rollout_command.EpisodeFolder, "write", interrupted)
+        assert rollout("--server", server.url, "--executor", "all", switch="eos,oracle")[0] == 130
+    status, text, results = rollout("--server", server.url, "--executor", "all", switch="eos,oracle")
+    assert status == 0, text
+    for executor in ("policy", "expert"):
+        path = tmp_path / "out" / f"decisions-eos-{executor}.jsonl"
+        assert f"written: {path}" in text
+        decided = read_decisions(path)
+        assert [each.name for each in decided] == ["0", "1"]
+        assert {each.threshold for each in decided} == {RULE.threshold}
+        for each in decided:
+            played = rollout_command.EpisodeFolder(tmp_path / "out", {}).read(("eos", executor), int(each.name))
+            assert (each.episode.trace.steps, each.episode.trace.switches) == (played.trace.steps, played.trace.switches)
+            np.testing.assert_allclose(each.episode.film.eos, played.film.eos, atol=1e-6)
+            assert each.episode.film.instruction == played.film.instruction
+        assert [episode.name for episode in read_scores(path)] == ["0", "1"]
+    assert not (tmp_path / "out" / "decisions-oracle-policy.jsonl").exists()
+    rows = {(row["executor"], row["switch"]): row for row in results["rows"]}
+    assert rows["policy", "eos"]["episodes"] == 2
+    rollout("--server", server.url, "--extra_steps", "1", switch="eos", out="more")
+    assert not (tmp_path / "more" / "decisions").exists()  # the brokers do not decide alone there
 
 
 def test_a_server_that_dies_costs_the_episodes_that_were_under_way(rollout, policy, server, tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ from eosjax.data.samples.order import TrainingOrder
 from eosjax.data.samples.source import SampleSource
 from eosjax.types import Batch
 
-_BATCHES_AHEAD = 2  # batches that are ready while each thread makes another
+_BATCHES_AHEAD = 1  # batches that are ready while each thread makes another
 
 
 @dataclasses.dataclass(frozen=True)
