@@ -36,7 +36,7 @@ from eosjax.runs.load import TOKENIZER_FILE
 from eosjax.runs.lock import RunLock
 from eosjax.runs.policy_source import PolicySource
 from eosjax.runs.record import CheckpointRecord, RunRecord, Software, Validation, describe_differences, differences, facts, fingerprint
-from eosjax.training import metrics, processes
+from eosjax.training import metrics, processes, watch
 from eosjax.training.data_checks import check_ends, check_plausible, describe_data, tune_counts
 from eosjax.training.host_memory import keep_freed_memory
 from eosjax.training.initial import BaseWeights, initial_params, suit_device
@@ -82,6 +82,11 @@ def run(config: TrainConfig, report: Report | None = None) -> None:
       eosjax.training.processes.StartError, eosjax.training.processes.OtherProcessError: of a run of several processes.
     """
     processes.start(config)
+    with watch.watching(config):
+        _run(config, report)
+
+
+def _run(config: TrainConfig, report: Report | None) -> None:
     devices = choose_devices(config.num_devices)
     if devices[0].platform == "cpu":
         keep_freed_memory()

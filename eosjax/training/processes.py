@@ -21,7 +21,7 @@ from eosjax.types import UserError
 
 T = TypeVar("T")
 
-SILENCE_SECONDS = 30  # a process that was silent for so long is taken for dead, and all others end
+_SILENCE_SECONDS = 90  # after which JAX aborts: `training.watch` comes first
 # The variables by which JAX recognises a cluster, and those that count its processes.
 _CLUSTERS = {
     "SLURM": ("SLURM_STEP_NODELIST", "SLURM_NTASKS"),
@@ -55,8 +55,7 @@ def start(config: TrainConfig) -> None:
         jax.distributed.initialize(
             *settings,
             initialization_timeout=config.start_timeout,
-            heartbeat_timeout_seconds=SILENCE_SECONDS,
-            shutdown_timeout_seconds=SILENCE_SECONDS,
+            heartbeat_timeout_seconds=_SILENCE_SECONDS,
         )
     except (RuntimeError, ValueError) as error:
         proxies = sorted(name for name in os.environ if name.lower() in ("http_proxy", "https_proxy", "grpc_proxy", "all_proxy"))

@@ -13,6 +13,7 @@ import pytest
 
 from eosjax.config import TrainConfig
 from eosjax.flag_values import ConfigError
+from eosjax.serving.policy import Policy
 from eosjax.training import processes
 from tests.test_run import FLAGS, TRAIN, data_flags, read_until, rows  # noqa: F401  # data_flags is a fixture
 
@@ -49,25 +50,60 @@ def assert_close(one, other):
             np.testing.assert_allclose(b[name], value, rtol=2e-3, atol=1e-5, err_msg=f"{name} of step {a['step']}")
 
 
-def test_two_processes_are_one_run_that_a_signal_to_either_stops_at_the_same_update(data_flags, tmp_path):  # noqa: F811
-    flags = [*data_flags, "--max_steps", "4", "--use_tensorboard", "False"]
-    finish([start(flags, tmp_path / "one", devices=4)])
-    (said, _), (nothing, _) = finish(pair(flags, tmp_path / "two"))
-    assert "4 cpu device(s) of 2 processes, batch 8" in said
-    assert "step" not in nothing
-    alone, together = (rows(tmp_path / name / "run") for name in ("one", "two"))
-    assert_close(alone, together)
-    one, two = (record(tmp_path / name / "run", 4)["fingerprints"] for name in ("one", "two"))
-    exact = {name for name in one if name.startswith(".buffer") and ".data" not in name}
-    assert len(exact) >= 10
-    assert {name: two[name] for name in exact} == {name: one[name] for name in exact}
+def test_two_processes_are_one_run_through_a_death_and_a_signal(data_flags, tmp_path):  # noqa: F811
+    flags = [*data_flags, "--use_tensorboard", "False"]
+    finish([start([*flags, "--max_steps", "6"], tmp_path / "one", devices=4)])
+    alone, folder = tmp_path / "one" / "run", tmp_path / "two" / "run"
 
-    children = pair([*flags[:-3], "9999", *flags[-2:], "--resume", "True", "--val_freq", "9999"], tmp_path / "two")
-    read_until(children[0], "step 8/9999")
+    children = pair([*flags, "--max_steps", "9999"], tmp_path / "two")
+    said = ""
+    while not (folder / "checkpoints" / "3").is_dir():
+        said += children[0].stdout.readline()
+    assert "4 cpu device(s) of 2 processes, batch 8" in said
+    children[1].kill()
+    _, error = children[0].communicate()
+    assert children[0].returncode == 2
+    assert "train.py: process 1 of the run has died; go on from the newest checkpoint with --resume True" in error
+    assert "step" not in children[1].communicate()[0]
+
+    children = pair([*flags, "--max_steps", "9999", "--resume", "True"], tmp_path / "two")
+    read_until(children[0], "step 6/9999")
     children[1].send_signal(signal.SIGTERM)
     (said, _), _ = finish(children)
     step = int(said.split("stopped at step ")[1].split(",")[0])
-    assert record(tmp_path / "two" / "run", step)["step"] == step
+    assert record(folder, step)["step"] == step
+    assert_close(rows(alone), rows(folder)[: len(rows(alone))])
+    one, two = (record(each, 6)["fingerprints"] for each in (alone, folder))
+    exact = {name for name in one if name.startswith(".buffer") and ".data" not in name}
+    assert len(exact) >= 10
+    assert {name: two[name] for name in exact} == {name: one[name] for name in exact}
+    policy = Policy.load(folder)  # as one of a single process
+    assert np.isfinite(policy({"images": [np.zeros((16, 16, 3), np.uint8)] * 2}, "go").actions).all()
+
+
+_START = """
+import sys
+from eosjax.config import TrainConfig
+from eosjax.training import processes
+try:
+    processes.start(TrainConfig(coordinator_address=sys.argv[1], num_processes=3, process_id=int(sys.argv[2]), start_timeout=60))
+except processes.StartError as error:
+    sys.exit(str(error))
+"""
+
+
+def test_three_processes_with_unequal_devices_are_refused():
+    with socket.create_server(("localhost", 0)) as server:
+        address = f"localhost:{server.getsockname()[1]}"
+    children = []
+    for number in range(3):
+        flags = f"--xla_force_host_platform_device_count={1 + number % 2}"
+        command = [sys.executable, "-c", _START, address, str(number)]
+        children.append(subprocess.Popen(command, env=os.environ | {"XLA_FLAGS": flags}, stderr=subprocess.PIPE, text=True))
+    for child in children:
+        error = child.communicate()[1]
+        assert "must have as many devices as the others: process 0 has 1, process 1 has 2, process 2 has 1" in error
+        assert child.returncode == 1
 
 
 def test_processes_that_are_not_alike_are_refused_in_all_of_them(data_flags, tmp_path):  # noqa: F811
