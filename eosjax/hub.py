@@ -43,4 +43,5 @@ def fetch(flag: str, name: str, error: type[UserError], revision: str | None = N
         raise error(f"{flag} {name}: no such folder, and no repository on the hub that you may see") from fault
     except (errors.LocalEntryNotFoundError, errors.HfHubHTTPError, OSError) as fault:
         reason = (str(fault).strip().splitlines() or [type(fault).__name__])[0]
-        raise error(f"{flag} {name}: no such folder, not in the cache, and the hub cannot be reached ({reason})") from fault
+        wanted = name if revision is None else f"{name}, revision {revision}"
+        raise error(f"{flag} {wanted}: no such folder, not in the cache, and the hub cannot be reached ({reason})") from fault

@@ -3,6 +3,7 @@ import http
 import socket
 import ssl
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -228,6 +229,23 @@ def test_a_server_that_is_killed_and_started_anew_in_mid_episode():
             played.append(broker.act(lambda: state_of(3.0, (0.9, 0.9, 0.9, 0.9))))
     assert [None if action is None else action[0] for action in played if action is not None] == [1.0] * 4 + [3.0] * 5
     remote.close()
+
+
+def test_clocks_that_are_set_change_nothing(monkeypatch):
+    """Those of both machines: here the wall clock goes back by years between two requests, and forth while one is under way."""
+    wall = [2e9]
+
+    def jump():
+        wall[0] = 4e9 - wall[0] if wall[0] != 2e9 else 1e9
+        return wall[0]
+
+    with running() as server:
+        remote = RemotePolicy(server.url, deadline=20)
+        monkeypatch.setattr(time, "time", jump)
+        broker = Broker(remote, ["pick"], BrokerSettings())
+        played = [broker.act(lambda: state_of(3.0)) for _ in range(12)]
+        assert [action[0] for action in played] == [3.0] * 12
+        remote.close()
 
 
 def test_a_server_that_comes_back_with_another_policy_is_refused():

@@ -505,7 +505,7 @@ def test_a_revision_on_the_hub(cached):
     store = open_store(cached, "owner/made@v1", describe(cached, "owner/made@v1"), cached / "stores")
     assert (store.name, store.num_episodes) == ("owner/made@v1", 1)
     assert store.folder.name.startswith("owner--made@v1-")
-    with pytest.raises(DatasetError, match="--dataset_name owner/made: no such folder, not in the cache, and the hub cannot be reached"):
+    with pytest.raises(DatasetError, match="--dataset_name owner/made, revision v9: no such folder, not in the cache, and the hub"):
         describe(cached, "owner/made@v9")
 
 
