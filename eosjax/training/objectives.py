@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from eosjax import losses
 from eosjax.buffer import BalancedBuffer, BalancedBufferState
@@ -91,14 +92,45 @@ class BufferObjective(EosObjective):
 
     def loss(self, head, state, rows, keys, axis_name=None) -> EosTerm:
         """The mean over a draw; exactly 0, without gradient, while the buffer is not ready."""
-        hidden, labels, valid = all_gather(rows[:3], axis_name)
+        labels, valid = all_gather((rows.labels, rows.valid), axis_name)
         if self.age_match:
             valid = match_intake(labels, valid, keys.intake)
+        hidden = gather_intake(rows.hidden, labels, valid, self.buffer.capacity, axis_name)
         state = self.buffer.count_update(self.buffer.add(state, hidden, labels, valid))
         sample = self.buffer.sample(state, keys.draw)
         logits = head(sample.items)
         loss = losses.balanced_bce(logits, sample.labels, sample.weights)
         return EosTerm(loss, state, eos_sums(logits, sample, loss, self.buffer.can_sample(state), self.threshold))
+
+
+def gather_intake(hidden: jax.Array, labels: jax.Array, valid: jax.Array, capacity: int, axis_name: str | None) -> jax.Array:
+    """The hidden states of all devices, of which each device sends no more than can enter the buffer.
+
+    Of each class that is the newest `capacity` valid rows of a device: newer ones of the same device push any older one out.
+
+    Args:
+      hidden: [n a d], of this device.
+      labels, valid: f32 and bool [devices * n], of all devices.
+      capacity: of a ring.
+      axis_name: of the mapped axis, or None.
+
+    Returns:
+      [devices * n a d]; what stands in the rows that cannot enter, is any other row.
+    """
+    n, most = len(hidden), 2 * capacity
+    if axis_name is None or n <= most:
+        return all_gather(hidden, axis_name)
+    positive = (labels > 0.5).reshape(-1, n)
+    valid = valid.reshape(-1, n)
+
+    def newest(rows: jax.Array) -> jax.Array:
+        return rows & (jnp.cumsum(rows[:, ::-1], axis=1)[:, ::-1] <= capacity)
+
+    enters = newest(valid & positive) | newest(valid & ~positive)
+    first = jnp.argsort(~enters[lax.axis_index(axis_name)])[:most]  # those that enter, in order; the sort is stable
+    sent = all_gather(hidden[first], axis_name)
+    place = jnp.clip(jnp.cumsum(enters, axis=1) - 1, 0) + most * jnp.arange(len(enters))[:, None]
+    return sent[place.reshape(-1)]
 
 
 def match_intake(labels: jax.Array, valid: jax.Array, key: jax.Array) -> jax.Array:

@@ -2,6 +2,7 @@
 
 import math
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +15,7 @@ from eosjax.buffer import BalancedBuffer
 from eosjax.config import TrainConfig
 from eosjax.flag_values import ConfigError
 from eosjax.training.keys import forward_keys
-from eosjax.training.objectives import BufferObjective, EosRows, FreshObjective, match_intake
+from eosjax.training.objectives import BufferObjective, EosRows, FreshObjective, gather_intake, match_intake
 
 SHARE = 0.1
 ITEM = jax.ShapeDtypeStruct((2, 3), jnp.float32)
@@ -140,3 +141,18 @@ def test_two_devices_are_one(name):
     for got, expected in zip(jax.tree.leaves(rest), jax.tree.leaves(one[1:]), strict=True):
         np.testing.assert_array_equal(got[0], got[1])
         np.testing.assert_allclose(got[0], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_a_device_sends_no_more_than_can_enter_and_the_buffer_is_the_same(share):
+    """30 rows a device and rings of 6: a device sends 12."""
+    rows = [random_rows(30, seed, share) for seed in range(4)]
+    together = jax.tree.map(lambda *each: jnp.concatenate(each), *[each[:3] for each in rows])
+    gather = jax.pmap(
+        lambda hidden: gather_intake(hidden, *together[1:], BUFFER.capacity, "devices"), axis_name="devices", devices=jax.devices()[:4]
+    )
+    split = jnp.stack([each.hidden for each in rows])
+    assert "f32[12,2,3]" in str(jax.make_jaxpr(gather)(split))
+    start = BUFFER.add(BUFFER.init(ITEM), *random_rows(9, 9)[:3])
+    expected = BUFFER.add(start, *together)
+    chex.assert_trees_all_equal(BUFFER.add(start, gather(split)[2], *together[1:]), expected)
