@@ -33,7 +33,7 @@ def steps_early(trace: Trace, seed: int) -> int | None:
     early = next((switch for switch in trace.switches if switch.held < 0 and not switch.timed_out), None)
     if early is None:
         return None
-    worlds, place = open_env(DEMO, seed)([trace.episode]), 0
+    worlds, place = open_env(DEMO, seed, plain_pictures=False).make([trace.episode]), 0
     ends = {switch.step for switch in trace.switches}
     for step in range(early.step + 1):
         worlds.step([0], [worlds.expert(0, place)])

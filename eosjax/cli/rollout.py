@@ -22,10 +22,11 @@ from eosjax.cli import common
 from eosjax.cli.rollout_policy import Subject, open_run, open_served
 from eosjax.cli.trained import add_checkpoint_flags
 from eosjax.cli.trained_data import add_place_flags, open_run_data
+from eosjax.data.specs import stored_gripper
 from eosjax.ends.closed_loop import Episode, rows
 from eosjax.envs.decisions import DecisionFolder
 from eosjax.envs.episodes import EpisodeFolder, Who
-from eosjax.envs.registry import MakeWorlds, open_env
+from eosjax.envs.registry import BUILT_IN, Environment, open_env
 from eosjax.envs.rollout import EXECUTORS, EXPERT, Planner, play
 from eosjax.envs.switchers import EOS, FITTED, SWITCHES, WHOLE, Typical, make_switcher
 from eosjax.serving.client import ServerLostError, ServerRefusedError
@@ -34,7 +35,6 @@ from eosjax.types import UserError
 RESULTS, PAGE, VIDEOS = "results.json", "report.html", "videos"
 ALL = "all"
 _FILMED = 8  # episodes of which pictures are kept
-_AT_ONCE = 64  # episodes played at once
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -48,7 +48,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--tls_ca", type=Path, metavar="FILE", help="certificate (PEM) to trust for wss://: that of the server, or of who signed it"
     )
     parser.add_argument("--statistics_of", metavar="NAME", help="dataset of the run whose units the environment has (the only one)")
-    parser.add_argument("--env", required=True, metavar="ENV", help="demo, or module:function that makes your own Gymnasium environment")
+    parser.add_argument(
+        "--env", required=True, metavar="ENV", help=f"{', '.join(BUILT_IN)}, or module:function that makes your own Gymnasium environment"
+    )
     parser.add_argument("--episodes", type=int, default=50, metavar="N", help="start states (%(default)s)")
     parser.add_argument(
         "--switch",
@@ -67,9 +69,14 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="steps executed after the one with which the EOS head ends a sub-step (%(default)s)",
     )
+    common.add_boolean_flag(
+        parser,
+        "--plain_pictures",
+        "pictures of LIBERO without reflections and antialiasing: half the time on a CPU, for such training data",
+    )
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the start states (%(default)s)")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the results and the finished episodes")
-    common.add_boolean_flag(parser, "--video", f"also write the filmed episodes (the first {_FILMED}) as GIF files")
+    common.add_boolean_flag(parser, "--video", f"also write the filmed episodes (the first {_FILMED}) as MP4 files, or GIF without PyAV")
     add_place_flags(parser)
 
 
@@ -80,18 +87,26 @@ def run(args: argparse.Namespace) -> int:
             "expected --episodes of at least 1, and --seed and --extra_steps of at least 0, "
             f"got {args.episodes}, {args.seed} and {args.extra_steps}"
         )
-    make = open_env(args.env, args.seed)
+    environment = open_env(args.env, args.seed, args.plain_pictures)
     policy = open_served(args) if args.server else open_run(args)
     if policy.rule is None and EOS in args.switch:
         raise UserError(f"--switch {EOS}: {policy.name} has no EOS head; name other switchers")
     whos = [(switch, executor) for executor in args.executor for switch in args.switch if (switch, executor) != (WHOLE, EXPERT)]
     settings = {"checkpoint": policy.record, "env": args.env, "seed": args.seed, "extra_steps": args.extra_steps}
-    folder = EpisodeFolder(args.out, settings | {"through": "a server" if args.server else None})
-    played = _play_all(args, policy, make, folder, whos)
+    others = {"through": "a server" if args.server else None, "plain_pictures": args.plain_pictures or None}
+    folder = EpisodeFolder(args.out, settings | others)
+    played = _play_all(args, policy, environment, folder, whos)
     traces = {who: [each.trace for each in episodes if each.fault is None] for who, episodes in played.items()}
     faults = [f"{'-'.join(who)} {each.trace.episode}: {each.fault}" for who, found in played.items() for each in found if each.fault]
     table = rows({who: found for who, found in traces.items() if found})
-    about = {**policy.about, "env": args.env, "seed": args.seed, "extra_steps": args.extra_steps, "faults": faults}
+    about = {
+        **policy.about,
+        "env": args.env,
+        "seed": args.seed,
+        "extra_steps": args.extra_steps,
+        "plain_pictures": args.plain_pictures,
+        "faults": faults,
+    }
     _write(args, f"{policy.name}, in {args.env}", table, about, played, policy.rule and policy.rule.threshold)
     return 0
 
@@ -104,14 +119,16 @@ def _write(
     played: Mapping[Who, list[Episode]],
     threshold: float | None,
 ) -> None:
-    from eosjax.reports.closed_loop import closed_loop_text, gif, rollout_page  # loads matplotlib
+    from eosjax.reports.closed_loop import closed_loop_text, rollout_page  # loads matplotlib
+    from eosjax.reports.films import film_file
 
     files = [(RESULTS, (json.dumps({"rows": table, "about": about}, indent=1, allow_nan=False) + "\n").encode())]
     shown = [(who, episode) for who, episodes in played.items() for episode in _one_of_each(episodes)]
     files.append((PAGE, rollout_page(title, table, shown, threshold).encode()))
     if args.video:
-        films = [(who, each) for who, episodes in played.items() for each in episodes if each.film and each.film.pictures]
-        files += [(f"{VIDEOS}/{'-'.join(who)}-{each.trace.episode}.gif", gif(each)) for who, each in films]
+        for who, each in [(who, each) for who, episodes in played.items() for each in episodes if each.film and each.film.pictures]:
+            suffix, content = film_file(each)
+            files.append((f"{VIDEOS}/{'-'.join(who)}-{each.trace.episode}{suffix}", content))
     for name, content in files:
         common.write_bytes(args.out / name, content)
     print(closed_loop_text(table))
@@ -127,7 +144,7 @@ def _one_of_each(episodes: Sequence[Episode]) -> list[Episode]:
 
 
 def _play_all(
-    args: argparse.Namespace, policy: Subject, make: MakeWorlds, folder: EpisodeFolder, whos: Sequence[Who]
+    args: argparse.Namespace, policy: Subject, environment: Environment, folder: EpisodeFolder, whos: Sequence[Who]
 ) -> dict[Who, list[Episode]]:
     """All episodes of each switcher and executor, those that are not on disk played."""
     numbers = range(args.episodes)
@@ -143,12 +160,12 @@ def _play_all(
                 decisions = (
                     stack.enter_context(contextlib.closing(DecisionFolder(args.out, "-".join(who)))) if _is_logged(args, who) else None
                 )
-                planner = policy.planner(min(_AT_ONCE, args.episodes), decisions and decisions.log) if missing[who] else None
-                for first in range(0, len(missing[who]), _AT_ONCE):
-                    batch = missing[who][first : first + _AT_ONCE]
+                planner = policy.planner(min(environment.at_once, args.episodes), decisions and decisions.log) if missing[who] else None
+                for first in range(0, len(missing[who]), environment.at_once):
+                    batch = missing[who][first : first + environment.at_once]
                     assert planner is not None
                     with _told_what_is_left(args.out, who, batch, found[who]):
-                        for episode in _play(args, make, planner, who, typical, batch):
+                        for episode in _play(args, environment, planner, who, typical, batch):
                             if decisions and episode.fault is None:
                                 decisions.finish(episode.trace)
                             folder.write(who, episode)
@@ -160,12 +177,13 @@ def _play_all(
 
 
 def _play(
-    args: argparse.Namespace, make: MakeWorlds, planner: Planner, who: Who, typical: Typical | None, batch: Sequence[int]
+    args: argparse.Namespace, environment: Environment, planner: Planner, who: Who, typical: Typical | None, batch: Sequence[int]
 ) -> Iterator[Episode]:
     """Some episodes at once."""
     switch, executor = who
+    switcher, middle = make_switcher(switch, typical), typical.middle if typical else 0.0
     filmed = lambda number: number < _FILMED
-    return play(make(batch), batch, planner, switch, make_switcher(switch, typical), executor, filmed, args.extra_steps)
+    return play(environment.make(batch), batch, planner, switch, switcher, executor, filmed, args.extra_steps, middle)
 
 
 def _is_logged(args: argparse.Namespace, who: Who) -> bool:
@@ -195,8 +213,9 @@ def _typical(args: argparse.Namespace, policy: Subject, switch: str) -> Typical:
     data = source.data
     spans = [slice(*data.episode_starts[[each, each + 1]].tolist()) for each in source.episodes.tolist()]
     ends, gripper = (np.concatenate([column[span] for span in spans]) for column in (data.labels.ends, data.gripper))
+    convention = policy.saved.record.run.dataset(args.statistics_of).spec.gripper
     starts = np.concatenate([[0], np.cumsum([span.stop - span.start for span in spans])])
-    return Typical.fit(ends.astype(bool), gripper, starts)
+    return Typical.fit(ends.astype(bool), stored_gripper(gripper[:, None], convention)[:, 0], starts)
 
 
 def _choices(names: Sequence[str]) -> Any:

@@ -199,6 +199,7 @@ _ALOHA_TASKS = ("fold_shorts_20_demos", "fold_shirt_30_demos", "scoop_X_into_bow
 SPECS: dict[str, DatasetSpec] = {
     **{suite + suffix: _LIBERO for suite in _LIBERO_SUITES for suffix in ("", "_no_noops")},
     "libero_4_task_suites_no_noops": _LIBERO,
+    **{f"{suite}_expert": _LIBERO for suite in _LIBERO_SUITES[:3]},  # what `eosjax collect --env libero_…` writes
     "bridge_orig": _BRIDGE,
     "bridge_dataset": _BRIDGE,
     **{f"aloha1_{task}": _ALOHA for task in _ALOHA_TASKS},

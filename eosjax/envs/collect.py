@@ -12,6 +12,7 @@ import os
 import shutil
 import sys
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
@@ -21,16 +22,11 @@ from tqdm import tqdm
 
 from eosjax.data.process import exit_with, run_module
 from eosjax.data.rlds.write import LABELS_FILE, Recorded, write_dataset
-from eosjax.demo.expert import Style
-from eosjax.demo.recordings import Recording, record, recorded
-from eosjax.demo.render import SIZE
-from eosjax.demo.table import Luck
 from eosjax.documents import read_json
+from eosjax.envs.attempts import DEMONSTRATION, FAILURES, Source
 from eosjax.types import UserError
 
-DATASET_NAME = "demo_table"
 ATTEMPTS_FILE, SETTINGS_FILE = "attempts.json", "collect.json"
-FAILURES = ("missed", "lost", "beside")  # a grasp that slips, one that holds for a while, a block that is put beside the plate
 _PARTS = ".episodes"  # in the output, until it is complete
 _TEXTS = ("file_path", "task", "plan", "verbs")
 _KIND = 3  # tells the random numbers of an episode's kind from others with its seed
@@ -43,44 +39,39 @@ class Settings(NamedTuple):
     episodes: int
     seed: int
     failures: float  # share of the attempts that go wrong
+    plain_pictures: bool  # see `eosjax.envs.registry.open_source`
 
 
-def collect(out: Path, settings: Settings, processes: int) -> dict[str, int]:
+def collect(out: Path, settings: Settings, source: Source, processes: int) -> dict[str, int]:
     """Collects the dataset into `out`, or what is missing of it; how many attempts of each kind it has.
 
     Raises:
-      UserError: the folder has another collection, or something else.
+      UserError: the folder has another collection, or something else; or a process died.
     """
     parts = _prepare(out, settings)
     missing = [number for number in range(settings.episodes) if not _part(parts, number).exists()]
     if not (out / LABELS_FILE).exists():
         with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-            jobs = [pool.submit(_make, parts, settings, number) for number in missing]
+            jobs = [pool.submit(_make, parts, settings, source, number) for number in missing]
             try:
                 shown = tqdm(as_completed(jobs), "collecting", len(jobs), unit="episode", disable=not sys.stderr.isatty())
                 for job in shown:
                     job.result()
+            except BrokenProcessPool as error:
+                raise UserError("a process that made episodes died; finished episodes are kept, and the same command goes on") from error
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
-        _assemble(out, parts, settings)
+        _assemble(out, parts, source, settings.episodes)
     attempts = read_json(out / ATTEMPTS_FILE).values()
-    kinds = ("demonstration", *FAILURES)
+    kinds = (DEMONSTRATION, *FAILURES)
     return {kind: sum(each["kind"] == kind for each in attempts) for kind in kinds}
 
 
-def attempt(settings: Settings, number: int) -> tuple[str, Recording]:
-    """The kind of an episode, and the episode."""
-    seed = (settings.seed, number)
-    rng = np.random.default_rng((*seed, _KIND))
-    kind = str(rng.choice(FAILURES)) if rng.random() < settings.failures else "demonstration"
-    luck, style = {
-        "demonstration": (Luck(), Style()),
-        "missed": (Luck(slip=1.0), Style(tries=int(rng.integers(1, 3)))),
-        "lost": (Luck(slip=0.0, lose=1.0), Style()),
-        "beside": (Luck(), Style(beside=True)),
-    }[kind]
-    return kind, record(seed, luck, style)
+def kind_of(settings: Settings, number: int) -> tuple[str, np.random.Generator]:
+    """The kind of an attempt, and the random numbers of what it leaves open."""
+    rng = np.random.default_rng((settings.seed, number, _KIND))
+    return str(rng.choice(FAILURES)) if rng.random() < settings.failures else DEMONSTRATION, rng
 
 
 def _prepare(out: Path, settings: Settings) -> Path:
@@ -108,12 +99,13 @@ def _part(parts: Path, number: int) -> Path:
     return parts / f"{number:05d}.npz"
 
 
-def _make(parts: Path, settings: Settings, number: int) -> None:
+def _make(parts: Path, settings: Settings, source: Source, number: int) -> None:
     """Makes an episode and keeps it."""
-    kind, recording = attempt(settings, number)
-    mark = "" if kind == "demonstration" else f"-{kind}"
-    episode = recorded(recording, f"{DATASET_NAME}/{settings.seed}/{number:05d}{mark}.hdf5")
-    texts = json.dumps({"kind": kind, "success": recording.success} | {name: getattr(episode, name) for name in _TEXTS})
+    kind, rng = kind_of(settings, number)
+    mark = "" if kind == DEMONSTRATION else f"-{kind}"
+    file_path = f"{source.dataset}/{settings.seed}/{number:05d}{mark}.hdf5"
+    success, episode = source.make((settings.seed, number), kind, rng, file_path)
+    texts = json.dumps({"kind": kind, "success": success} | {name: getattr(episode, name) for name in _TEXTS})
     views = {name: getattr(episode, name) for name in ("images", "wrist_images")}
     arrays = {name: value for name, value in episode._asdict().items() if name not in (*_TEXTS, *views)}
     for name, pictures in views.items():
@@ -137,20 +129,20 @@ def _load(path: Path) -> tuple[dict[str, object], Recorded]:
     return mark, Recorded(**texts, **arrays)
 
 
-def _assemble(out: Path, parts: Path, settings: Settings) -> None:
+def _assemble(out: Path, parts: Path, source: Source, episodes: int) -> None:
     """Writes the dataset from its episodes in a process that loads TensorFlow; the label file comes last."""
     scratch = out / ".dataset"
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir()
-    run_module("eosjax.envs.collect", scratch, parts, str(settings.episodes))
-    shutil.rmtree(out / DATASET_NAME, ignore_errors=True)
-    for name in (DATASET_NAME, ATTEMPTS_FILE, LABELS_FILE):
+    run_module("eosjax.envs.collect", scratch, parts, source.dataset, str(source.size), str(episodes))
+    shutil.rmtree(out / source.dataset, ignore_errors=True)
+    for name in (source.dataset, ATTEMPTS_FILE, LABELS_FILE):
         os.replace(scratch / name, out / name)
     shutil.rmtree(scratch)
     shutil.rmtree(parts)
 
 
-def _write(folder: Path, parts: Path, episodes: int) -> None:
+def _write(folder: Path, parts: Path, dataset: str, size: int, episodes: int) -> None:
     marks: dict[str, object] = {}
 
     def read():
@@ -159,9 +151,9 @@ def _write(folder: Path, parts: Path, episodes: int) -> None:
             marks[episode.file_path] = mark
             yield episode
 
-    write_dataset(folder, DATASET_NAME, "eosjax.envs.collect", SIZE, episodes, read())
+    write_dataset(folder, dataset, "eosjax.envs.collect", size, episodes, read())
     (folder / ATTEMPTS_FILE).write_text(json.dumps(marks, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
-    exit_with(functools.partial(_write, Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])))
+    exit_with(functools.partial(_write, Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], int(sys.argv[4]), int(sys.argv[5])))

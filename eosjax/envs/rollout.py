@@ -93,6 +93,7 @@ def play(
     executor: str,
     filmed: Callable[[int], bool],
     extra_steps: int = 0,
+    middle: float = 0.0,
 ) -> Iterator[Episode]:
     """Plays one episode in each environment, and gives each as it finishes.
 
@@ -105,6 +106,7 @@ def play(
       executor: who acts.
       filmed: of which episodes pictures are kept.
       extra_steps: that are executed after the one with which the EOS head ends a sub-step.
+      middle: between the two sides of the gripper command, the last number of an action.
     """
     live = [
         _Running(row, episode, worlds.tasks[row], worlds.plans[row], [False] * len(worlds.plans[row]), filmed(episode))
@@ -122,7 +124,7 @@ def play(
         going = list(range(len(live)))
         finished: list[tuple[int, str | None]] = []
         for slot in range(chunks.actions.shape[1]):
-            going, over = _one_step(worlds, live, going, slot, chunks, switch, switcher, executor, extra_steps)
+            going, over = _one_step(worlds, live, going, slot, chunks, switch, switcher, executor, extra_steps, middle)
             finished += over
             if not going:
                 break
@@ -142,6 +144,7 @@ def _one_step(
     switcher: Switcher,
     executor: str,
     extra_steps: int,
+    middle: float,
 ) -> tuple[list[int], list[tuple[int, str | None]]]:
     """Executes one action in each of the episodes `going`; which of them go on with their chunk, and which are over (and the fault)."""
     truth = worlds.truth([live[number].row for number in going])
@@ -153,7 +156,7 @@ def _one_step(
         end = chunks.ends[number]
         if end is not None and end.slot == slot and each.ending is None:
             each.ending, each.by_time = extra_steps, end.timed_out
-        moment = _moment(each, action, bool(goals[each.place]), each.ending == 0)
+        moment = _moment(each, bool(action[-1] > middle), bool(goals[each.place]), each.ending == 0)
         each.columns.append((float("nan") if chunks.eos is None else float(chunks.eos[number, slot]), moment.holds))
         each.shown.instruction.append(_instruction(each, switch))
         actions.append(action)
@@ -181,9 +184,8 @@ def _one_step(
     return still, over
 
 
-def _moment(each: _Running, action: np.ndarray, holds: bool, cut: bool) -> Moment:
+def _moment(each: _Running, closed: bool, holds: bool, cut: bool) -> Moment:
     """The step that is about to be executed; notes what it shows."""
-    closed = bool(action[-1] > 0)
     if each.closed is not None and closed != each.closed:
         each.changed_at, each.changed = each.step, True
     each.closed = closed

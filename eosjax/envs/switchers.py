@@ -40,6 +40,7 @@ class Typical(NamedTuple):
     length: tuple[float, ...]  # median, in steps
     lag: tuple[float, ...]  # median steps from the last change of the gripper command (or the episode's start) to the end
     changes: tuple[bool, ...]  # whether the command changes within most of them
+    middle: float = 0.0  # between the two sides of the command, in the units of the environment
 
     @classmethod
     def fit(cls, ends: np.ndarray, gripper: np.ndarray, starts: np.ndarray) -> Typical:
@@ -47,10 +48,11 @@ class Typical(NamedTuple):
 
         Args:
           ends: bool [N].
-          gripper: f [N], command; values on either side of the middle of its range are open and closed.
+          gripper: f [N], command in the units of the environment; values on either side of the middle of its range are open and closed.
           starts: i64 [E + 1], first frame of each episode, and N.
         """
-        closed = gripper > (gripper.min() + gripper.max()) / 2
+        middle = float(gripper.min() + gripper.max()) / 2
+        closed = gripper > middle
         place, length = places(ends, starts), steps_since_substep(ends, starts) + 1
         first = np.repeat(starts[:-1], np.diff(starts))
         since = steps_since_gripper(closed, starts)
@@ -61,6 +63,7 @@ class Typical(NamedTuple):
             tuple(float(np.median(lengths)) for lengths, _, _ in columns),
             tuple(float(np.median(lags[changed == (changed.mean() > 0.5)])) for _, lags, changed in columns),
             tuple(bool(changed.mean() > 0.5) for _, _, changed in columns),
+            middle,
         )
 
 

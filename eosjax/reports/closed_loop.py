@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from eosjax.ends.closed_loop import Episode
 from eosjax.ends.decision_file import Decided
@@ -18,7 +16,6 @@ from eosjax.reports.tables import Row, table
 
 _STRIP = 10  # pictures of a filmstrip, at least; those at a switch come on top
 _DECIDED = 50  # episodes of a decision log whose steps are shown
-GIF_MS = 120  # milliseconds that a picture of a GIF stays
 Who = tuple[str, str]  # switcher and executor
 
 
@@ -163,15 +160,3 @@ def _film(episode: Episode) -> list[Frame]:
         told = film.instruction[min(step, len(film.instruction) - 1)]
         frames.append(Frame(step, f"step {step}: {told}", "end" if place in after else "", pictures))
     return frames
-
-
-def gif(episode: Episode) -> bytes:
-    """The pictures of a filmed episode as a film, the cameras side by side."""
-    assert episode.film is not None
-    pictures = [
-        Image.fromarray(np.concatenate([np.asarray(Image.open(io.BytesIO(data))) for data in cameras], axis=1))
-        for cameras in episode.film.pictures
-    ]
-    file = io.BytesIO()
-    pictures[0].save(file, "GIF", save_all=True, append_images=pictures[1:], duration=GIF_MS, loop=0)
-    return file.getvalue()

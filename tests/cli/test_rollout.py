@@ -64,11 +64,19 @@ def test_rows_page_and_films(rollout, tmp_path):
     assert rows["policy", "eos"]["early_share"] == 1.0
     assert rows["policy", "eos"]["false_alarms_per_1000_steps"] == 250.0
     assert rows["policy", "eos"]["episodes"] == 2
-    assert content["about"] == {"checkpoint": "RUN", "step": 10, "env": "demo", "seed": 0, "extra_steps": 0, "faults": []}
+    assert content["about"] == {
+        "checkpoint": "RUN",
+        "step": 10,
+        "env": "demo",
+        "seed": 0,
+        "extra_steps": 0,
+        "plain_pictures": False,
+        "faults": [],
+    }
     page = Page((tmp_path / "out" / "report.html").read_text())
     page.check_loads_and_runs_nothing()
     assert "too early" in page.text
-    assert len(list((tmp_path / "out" / "videos").glob("*.gif"))) == 22
+    assert len(list((tmp_path / "out" / "videos").glob("*.mp4"))) == 22
 
 
 def test_an_interrupted_rollout_goes_on(rollout, tmp_path, monkeypatch):
@@ -100,9 +108,11 @@ def test_an_interrupted_rollout_goes_on(rollout, tmp_path, monkeypatch):
     [
         (("--seed", 1), "other settings: seed 0, now 1"),
         (("--extra_steps", 2), "other settings: extra_steps 0, now 2"),
+        (("--plain_pictures",), "other settings: plain_pictures None, now True"),
+        (("--env", "libero_goal:0"), "some of the tasks 1, 4, 6, 8 of libero_goal, got 0"),
         (("--episodes", 0), "--episodes of at least 1"),
         (("--extra_steps", -1), "--extra_steps of at least 0"),
-        (("--env", "mars"), "expected demo, or module:function"),
+        (("--env", "mars"), "expected demo, libero_goal[:tasks]"),
         (("--env", "no_such_module:make"), "No module named"),
         (("--env", "json:nothing"), "nothing"),
     ],
@@ -112,6 +122,20 @@ def test_what_is_refused(rollout, flags, says):
     status, text = rollout("--switch", "none", *flags)
     assert status == 2
     assert says in text
+
+
+def test_the_training_data_say_where_the_two_sides_of_the_gripper_part(monkeypatch):
+    """In the units of the environment: per cent."""
+    labels = types.SimpleNamespace(ends=np.array([0, 1, 0, 1], bool))
+    data = types.SimpleNamespace(episode_starts=np.array([0, 4]), labels=labels, gripper=np.array([1.0, 0.4, 0.0, 0.6]))
+    source = types.SimpleNamespace(train=types.SimpleNamespace(data=data, episodes=np.array([0])))
+    monkeypatch.setattr(module, "open_run_data", lambda args, saved: source)
+    record = types.SimpleNamespace(spec=types.SimpleNamespace(gripper="percent_open"))
+    run = types.SimpleNamespace(dataset=lambda name: record)
+    policy = types.SimpleNamespace(saved=types.SimpleNamespace(record=types.SimpleNamespace(run=run)))
+    found = module._typical(types.SimpleNamespace(statistics_of=None), policy, "gripper")
+    assert found.middle == 50.0
+    assert found.changes == (True, True)
 
 
 def test_unknown_switchers_are_listed(rollout):

@@ -9,7 +9,7 @@ from eosjax.ends.closed_loop import ORACLE, Switch
 from eosjax.ends.protocols import Rule
 from eosjax.envs.planner import Clocks, PolicyPlanner
 from eosjax.envs.rollout import EXPERT, POLICY, Asked, Chunks, play
-from eosjax.envs.switchers import EOS, NONE, TIME, WHOLE, Typical, make_switcher
+from eosjax.envs.switchers import EOS, GRIPPER, NONE, TIME, WHOLE, Typical, make_switcher
 from eosjax.envs.worlds import Truth
 from eosjax.serving.policy import Prediction
 
@@ -58,11 +58,11 @@ class Planner:
         return Chunks(actions, eos, self.clocks.ends(eos, asked))
 
 
-def traces(worlds, planner, switch, executor=POLICY, rule=None, typical=None, filmed=lambda number: False, extra_steps=0):
+def traces(worlds, planner, switch, executor=POLICY, rule=None, typical=None, filmed=lambda number: False, extra_steps=0, middle=0.0):
     numbers = list(range(10, 10 + len(worlds.plans)))
     switcher = make_switcher(switch, typical)
     planner.clocks = Clocks(rule or Rule(0.5))
-    found = list(play(worlds, numbers, planner, switch, switcher, executor, filmed, extra_steps))
+    found = list(play(worlds, numbers, planner, switch, switcher, executor, filmed, extra_steps, middle))
     return sorted(found, key=lambda each: each.trace.episode)
 
 
@@ -104,6 +104,20 @@ def test_a_clock_switches_by_the_steps_of_the_substep():
     typical = Typical(length=(4.0, 2.0), lag=(0.0, 0.0), changes=(False, False))
     (episode,) = traces(Line(1), Planner(), TIME, typical=typical)
     assert [switch.step for switch in episode.trace.switches] == [3, 5]
+
+
+@pytest.mark.parametrize(("middle", "ends"), [(50.0, [4]), (0.0, [])])
+def test_the_gripper_changes_where_it_passes_the_middle_of_its_range(middle, ends):
+    """A command in per cent, never below 0: it closes with the fourth step."""
+
+    class Closing(Planner):
+        def __call__(self, observation, asked):
+            said = super().__call__(observation, asked)
+            return said._replace(actions=np.array([[[0.5, 90.0], [0.5, 90.0], [0.5, 90.0], [0.0, 10.0], [0.0, 10.0], [0.0, 10.0]]]))
+
+    typical = Typical(length=(9.0,), lag=(1.0,), changes=(True,))
+    (episode,) = traces(Line(1), Closing(chunk=6), GRIPPER, typical=typical, middle=middle)
+    assert [switch.step for switch in episode.trace.switches][:1] == ends
 
 
 @pytest.mark.parametrize(("switch", "told"), [(NONE, PLAN[0]), (WHOLE, "go far")])

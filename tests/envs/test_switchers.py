@@ -16,6 +16,7 @@ def test_what_is_typical_comes_from_the_training_data():
     typical = Typical.fit(ends, gripper, np.array([0, 10, 20]))
     assert typical.length == (5.0, 5.0)
     assert typical.changes == (False, True)
+    assert typical.middle == 0.5
     assert typical.lag == (4.0, 2.5)  # from the start of the episode; from the change
 
 
