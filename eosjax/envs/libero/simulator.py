@@ -11,6 +11,8 @@ import importlib
 import importlib.util
 import logging
 import os
+import pickle
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -40,7 +42,8 @@ def check_libero() -> None:
 
 def find_tasks(suite: str, numbers: tuple[int, ...]) -> list[Task]:
     """The tasks of a suite with these numbers. Raises `WorldError` where LIBERO is not installed."""
-    benchmark, folder = _suite(suite), _bddl_folder()
+    with _quiet():
+        benchmark, folder = _suite(suite), _folder("bddl_files")
     found = []
     for number in numbers:
         task = benchmark.get_task(number)
@@ -52,7 +55,17 @@ def find_tasks(suite: str, numbers: tuple[int, ...]) -> list[Task]:
 def start_states(task: Task) -> np.ndarray:
     """f64 [n s]: the start states that the benchmark has for a task, flattened states of the simulator."""
     with _quiet():
-        return np.asarray(_suite(task.suite).get_task_init_states(task.number))
+        suite = _suite(task.suite)
+        found = suite.get_task(task.number)
+        path = _folder("init_states") / found.problem_folder / found.init_states_file
+        return read_states(path) if path.is_file() else np.asarray(suite.get_task_init_states(task.number))
+
+
+def read_states(path: Path) -> np.ndarray:
+    """An array that `torch.save` wrote, as in the original LIBERO, whose `torch.load` refuses it from PyTorch 2.6 on."""
+    with zipfile.ZipFile(path) as archive:
+        (name,) = [each for each in archive.namelist() if each.endswith("data.pkl")]
+        return np.asarray(pickle.loads(archive.read(name)))
 
 
 class Simulator:
@@ -225,8 +238,8 @@ def _suite(suite: str) -> Any:
         raise WorldError(f"--env {suite}: LIBERO cannot be imported: {said}; try: python -c 'import libero.libero'") from error
 
 
-def _bddl_folder() -> Path:
-    return Path(importlib.import_module("libero.libero").get_libero_path("bddl_files"))
+def _folder(of: str) -> Path:
+    return Path(importlib.import_module("libero.libero").get_libero_path(of))
 
 
 def _bounds(model: Any, geoms: list[int]) -> tuple[np.ndarray, np.ndarray]:

@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 from eosjax.envs.worlds import WorldError
 
-# Those that the scripted expert finishes, by their number in the suite's own order: docs/closed_loop.md has its success in each.
+# By their number in the suite's own order: those that the scripted expert finishes, or nearly always. docs/closed_loop.md has its success.
 COVERED = {
     "libero_goal": (1, 4, 6, 8),
     "libero_object": tuple(range(10)),
-    "libero_spatial": tuple(range(10)),
+    "libero_spatial": (0, 1, 2, 5, 6),
 }
 VERBS = ("move", "pick", "move", "place", "move")
 _WORDS = {"akita_black_bowl": "black bowl"}

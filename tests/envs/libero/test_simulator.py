@@ -1,6 +1,8 @@
 """The simulator itself, where the extra `libero` is installed."""
 
 import importlib.util
+import pickle
+import zipfile
 
 import gymnasium
 import numpy as np
@@ -31,6 +33,14 @@ def test_a_missing_extra_is_named(monkeypatch, tmp_path, capsys):
         assert cli.main(command) == 2
         assert "pip install 'eosjax[libero]'" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_start_states_of_the_original_are_read_without_pytorch(tmp_path):
+    states = np.random.default_rng(0).normal(size=(3, 7))
+    with zipfile.ZipFile(tmp_path / "task.pruned_init", "w") as archive:
+        archive.writestr("archive/data.pkl", pickle.dumps(states))
+        archive.writestr("archive/version", "3")
+    np.testing.assert_array_equal(module.read_states(tmp_path / "task.pruned_init"), states)
 
 
 @needs_libero
