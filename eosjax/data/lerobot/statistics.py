@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from eosjax.documents import DocumentError, read_json
 _FILE = "meta/stats.json"
 _EPISODES_FILE = "meta/episodes_stats.jsonl"  # of version 2.1, which has no statistics of all episodes
 _MOMENTS = ("min", "max", "mean", "std", "q01", "q99")
+_OF_EPISODES = ("min", "max", "mean", "std", "count")
 _ROUNDING = 1e-3  # of the range of a dimension
 
 
@@ -47,19 +49,25 @@ def compare_statistics(folder: Path, spec: DatasetSpec, stats: DatasetStats) -> 
 
 def _pooled(path: Path, keys: set[str]) -> dict[str, dict[str, np.ndarray]]:
     """The statistics of all episodes together, by feature, from a line for each episode. Quantiles cannot be pooled."""
-    columns: dict[str, list[list[np.ndarray]]] = {key: [] for key in keys}
-    for number, row in enumerate(read_json_lines(path)):
-        for key, rows in columns.items():
+    columns = {(key, each): array("d") for key in keys for each in _OF_EPISODES}
+    sizes: dict[tuple[str, str], int] = {}
+    episodes = 0
+    for episodes, row in enumerate(read_json_lines(path), 1):
+        for (key, each), column in columns.items():
             try:
-                rows.append(
-                    [np.asarray(row["stats"][key][moment], np.float64).ravel() for moment in ("min", "max", "mean", "std", "count")]
-                )
+                values = row["stats"][key][each]
+                column.extend(values)
+                if len(values) != sizes.setdefault((key, each), len(values)):
+                    raise ValueError
             except (KeyError, TypeError, ValueError) as error:
-                raise DatasetError(f"{path}, line {number + 1}: stats: {key}: expected min, max, mean, std and count") from error
+                what = f"{', '.join(_OF_EPISODES)}, as many numbers each as in the first line"
+                raise DatasetError(f"{path}, line {episodes}: stats: {key}: expected {what}") from error
+    if not episodes:
+        raise DatasetError(f"{path}: expected a line for each episode, got none")
     try:
-        return {key: _pool(*map(np.stack, zip(*rows, strict=True))) for key, rows in columns.items()}
-    except (TypeError, ValueError) as error:
-        raise DatasetError(f"{path}: expected at least one episode, and all of them with numbers of one size") from error
+        return {key: _pool(*(np.frombuffer(columns[key, each]).reshape(episodes, -1) for each in _OF_EPISODES)) for key in keys}
+    except ValueError as error:
+        raise DatasetError(f"{path}: expected one count, and as many numbers for mean as for std") from error
 
 
 def _pool(low: np.ndarray, high: np.ndarray, mean: np.ndarray, std: np.ndarray, count: np.ndarray) -> dict[str, np.ndarray]:

@@ -118,11 +118,13 @@ def test_the_statistics_of_episodes_are_pooled(of_episodes):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (lambda rows: rows[1]["stats"].pop("finger"), "line 2: stats: finger: expected min, max, mean, std and count"),
+        (lambda rows: rows[1]["stats"].pop("finger"), "line 2: stats: finger: expected min, max, mean, std, count, as many numbers"),
         (lambda rows: rows[2].pop("stats"), "line 3: stats: "),
         (lambda rows: rows[1]["stats"]["action"].update(mean=["a"]), "line 2: stats: action"),
-        (lambda rows: rows[1]["stats"]["action"].update(mean=[1.0]), "all of them with numbers of one size"),
-        (lambda rows: rows.clear(), "expected at least one episode"),
+        (lambda rows: rows[1]["stats"]["action"].update(mean=[1.0]), "line 2: stats: action"),
+        (lambda rows: rows[0]["stats"]["action"].update(mean=1.0), "line 1: stats: action"),
+        (lambda rows: [row["stats"]["action"].update(std=[1.0, 2.0]) for row in rows], "as many numbers for mean as for std"),
+        (lambda rows: rows.clear(), "expected a line for each episode, got none"),
     ],
 )
 def test_damaged_statistics_of_episodes_are_a_warning(of_episodes, change, says):
