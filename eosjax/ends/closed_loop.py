@@ -30,6 +30,7 @@ class Trace(NamedTuple):
     success_step: int  # the first step after which the task was done; -1 for none
     reached: tuple[bool, ...]  # whether the goal of each sub-step held while it ran
     switches: tuple[Switch, ...]
+    held: int = -1  # as of `Switch`, of the sub-step that ran at the end and was not said to end
 
 
 class Film(NamedTuple):

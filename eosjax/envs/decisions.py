@@ -45,7 +45,7 @@ class DecisionFolder:
         path.write_text("".join(f"{line}\n" for line in played), encoding="utf-8")
         log = DecisionLog(path)
         episode = str(trace.episode)
-        true = [switch.held for switch in trace.switches if switch.held >= 0]
+        true = [held for held in (*(switch.held for switch in trace.switches), trace.held) if held >= 0]
         for step in true or [None]:  # null: it is known that there was none
             log.write("truth", episode=episode, step=step)
         log.write("done", episode=episode, step=trace.steps, outcome="completed" if len(trace.switches) == len(trace.reached) else "limit")

@@ -201,7 +201,7 @@ def _instruction(each: _Running, switch: str) -> str:
 
 def _finish(each: _Running, worlds: Worlds, fault: str | None) -> Episode:
     success = fault is None and bool(worlds.truth([each.row]).success[0])
-    trace = Trace(each.episode, each.step, success, each.success_step, tuple(each.reached), tuple(each.switches))
+    trace = Trace(each.episode, each.step, success, each.success_step, tuple(each.reached), tuple(each.switches), each.held)
     if not each.filmed:
         return Episode(trace, None, fault)
     eos, holds = (np.array(column) for column in zip(*each.columns, strict=True))

@@ -14,11 +14,12 @@ from eosjax import cli
 from eosjax.cli import rollout as rollout_command
 from eosjax.cli import rollout_policy
 from eosjax.demo.expert import Style
-from eosjax.ends.closed_loop import ORACLE
+from eosjax.ends.closed_loop import ORACLE, Switch, Trace
 from eosjax.ends.decision_file import read_decisions
 from eosjax.ends.protocols import Rule
 from eosjax.ends.score_file import read_scores
 from eosjax.envs import served as module
+from eosjax.envs.decisions import DecisionFolder
 from eosjax.envs.demo import DemoWorlds
 from eosjax.envs.planner import PolicyPlanner
 from eosjax.envs.rollout import EXPERT, POLICY, Asked, play
@@ -258,3 +259,31 @@ def test_no_more_requests_are_sent_than_the_server_allows(policy, monkeypatch):
     for _ in range(99):
         paced.plan({}, "a", None, 8)
     assert 10.0 <= asked[-1] <= 10.0 + 2 / 9  # 9 at once, then 9 a second
+
+
+def test_the_true_ends_of_a_logged_episode(tmp_path):
+    """Also of the sub-step that ran at the end; what was planned beyond the end of the episode is left out."""
+    folder = DecisionFolder(tmp_path, "eos-policy")
+    for begin, place in ((0, 0), (4, 1)):
+        log = folder.log(Asked(7, "a", True, begin, place))
+        log.write("episode", episode="7", step=0, sub_step=0, instruction="a", rule=None)
+        for step in range(4):
+            log.write("step", episode="7", step=step, sub_step=0, instruction="a", score=0.25)
+        log.write("end", episode="7", step=4, sub_step=0, instruction="a", how="seen", at=3)
+        log.write("done", episode="7", step=4, sub_step=1, instruction=None, outcome="completed")
+    folder.finish(Trace(7, 6, False, -1, (True, True), (Switch(0, 3, 2, False),), 5))
+    path = folder.join([7])
+    entries = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [(each["event"], each["step"]) for each in entries] == [
+        ("episode", 0),
+        *(("step", step) for step in range(4)),
+        ("end", 4),
+        ("step", 4),
+        ("step", 5),
+        ("truth", 2),
+        ("truth", 5),
+        ("done", 6),
+    ]
+    assert (entries[6]["sub_step"], entries[-1]["outcome"]) == (1, "limit")
+    assert read_scores(path)[0].ends.nonzero()[0].tolist() == [2, 5]
+    assert folder.join([7, 8]) is None
