@@ -116,9 +116,10 @@ class Simulator:
         """
         before = np.random.get_state()  # noqa: NPY002  # LIBERO draws from it
         try:
-            self._control.seed(seed)
             with _quiet():
-                self._control.reset()
+                for _ in range(2):  # what lies on a fixture is placed where the fixture was before
+                    self._control.seed(seed)
+                    self._control.reset()
                 self._base.robots[0].gripper.current_action[:] = 0.0  # a soft reset keeps the last command
                 if start is not None:
                     self._control.set_init_state(start)

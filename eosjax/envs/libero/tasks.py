@@ -12,7 +12,7 @@ from eosjax.envs.worlds import WorldError
 COVERED = {
     "libero_goal": (1, 4, 6, 8),
     "libero_object": tuple(range(10)),
-    "libero_spatial": (0, 1, 2, 5, 6),
+    "libero_spatial": (0, 1, 2, 5, 6, 8),
 }
 VERBS = ("move", "pick", "move", "place", "move")
 _WORDS = {"akita_black_bowl": "black bowl"}
