@@ -15,6 +15,15 @@ USER_ERROR = 2  # exit status, as of the command `eosjax`; 1 is Python's own for
 SUBJECT = {"config_path", "vla_path", "data_root_dir", "dataset_name", "substep_labels_path"}
 
 
+def play_demo(run_dir: Path) -> int:
+    """Lets the demo's policy act on 50 new tables, and the expert under its EOS head; the exit status of `eosjax rollout`."""
+    from eosjax import cli
+
+    print("\nOn 50 new tables, with what `eosjax rollout` measures (docs/closed_loop.md):")
+    flags = ["--env", "demo", "--switch", "oracle,eos,none", "--executor", "all", "--out", str(run_dir / "rollout")]
+    return cli.main(["rollout", "--checkpoint", str(run_dir), *flags])
+
+
 def main(argv: list[str]) -> None:
     """Reads the flags and trains; what the user can mend ends in one line instead of a traceback."""
     stop_at_once()
@@ -23,13 +32,16 @@ def main(argv: list[str]) -> None:
         check_train_extra()
         from eosjax import flags  # after the check, since it needs the extra
 
-        demo = [] if SUBJECT & flags.flag_names(argv) else ["--config_path", str(DEMO)]
-        parsed = flags.parse([*demo, *argv])
+        demo = not SUBJECT & flags.flag_names(argv)
+        parsed = flags.parse([*(("--config_path", str(DEMO)) if demo else ()), *argv])
         runtime.prepare(parsed.compile_cache_dir, deterministic=parsed.deterministic)
-        from eosjax.reports.end_of_training import write_comparison  # after the flags: a wrong one is answered before JAX is loaded
+        # After the flags: a wrong one is answered before JAX is loaded.
+        from eosjax.reports.end_of_training import COMPARISON_FILE, write_comparison
         from eosjax.training.loop import run
 
         run(parsed, write_comparison)
+        if demo and (parsed.run_dir / COMPARISON_FILE).exists():  # it has finished, and was not stopped
+            sys.exit(play_demo(parsed.run_dir))
     except UserError as error:
         print(literal_lines(f"train.py: {error}"), file=sys.stderr)
         sys.exit(USER_ERROR)

@@ -38,9 +38,9 @@ def check_dataset_name(flag: str, name: str, error: type[UserError]) -> None:
 
 
 def split_revision(dataset: str) -> tuple[str, str | None]:
-    """The name of a dataset, and the revision behind it, as in owner/name@revision; None for none."""
+    """The name of a dataset, and the revision behind it, as in owner/name@revision; None for none. Names without an owner have none."""
     name, _, revision = dataset.partition("@")
-    return name, revision or None
+    return (name, revision or None) if "/" in name else (dataset, None)
 
 
 def folder_name(dataset: str) -> str:

@@ -6,6 +6,7 @@ separate process writes it, because only that process loads TensorFlow.
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import sys
@@ -16,17 +17,20 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 from tqdm import tqdm
 
 from eosjax.data.process import exit_with, run_module
-from eosjax.data.rlds.write import LABELS_FILE, VERSION, Recorded, jpeg, write_dataset
-from eosjax.demo.render import SIZE, render
-from eosjax.demo.simulator import SUBSTEP_ACTIONS, Rollout, instruction, simulate, substep_instructions
+from eosjax.data.rlds.write import LABELS_FILE, VERSION, Recorded, write_dataset
+from eosjax.demo.expert import Style
+from eosjax.demo.recordings import Recording, record, recorded
+from eosjax.demo.render import SIZE
+from eosjax.demo.scene import SUBSTEP_ACTIONS
+from eosjax.demo.table import Luck
 
 DATASET_NAME = "eosjax_demo"
-EPISODES = 240
-_VERSION = "1.0.0"  # raise it when the simulation changes, so that old files are not taken for new ones
+EPISODES = 480
+LUCK = Luck(knock=0.02)  # knocks show how to come back from where no demonstration would lead
+_VERSION = "2.0.0"  # raise it when the simulation changes, so that old files are not taken for new ones
 
 
 class DemoPaths(NamedTuple):
@@ -37,19 +41,10 @@ class DemoPaths(NamedTuple):
     labels: Path
 
 
-class DemoEpisode(NamedTuple):
-    """One demonstration of T steps with its images."""
-
-    rollout: Rollout
-    image: np.ndarray  # u8 [T 64 64 3], third person
-    wrist_image: np.ndarray  # u8 [T 64 64 3]
-
-
-def demo_episode(index: int, seed: int = 0) -> DemoEpisode:
-    """Episode `index` of the demo with this seed; the same arguments give the same arrays."""
-    rng = np.random.default_rng((seed, index))
-    rollout = simulate(rng)
-    return DemoEpisode(rollout, *render(rollout, rng))
+def demonstration(index: int, seed: int = 0) -> Recording:
+    """Episode `index` of the demo with this seed, a success; the same arguments give the same arrays."""
+    attempts = (record((seed, index, attempt), LUCK, Style()) for attempt in itertools.count())
+    return next(each for each in attempts if each.success and each.end.sum() == len(SUBSTEP_ACTIONS))
 
 
 def ensure_demo(root: Path, episodes: int = EPISODES, seed: int = 0) -> DemoPaths:
@@ -101,25 +96,7 @@ def _write(folder: Path, episodes: int, seed: int) -> None:
 
 
 def _record(index: int, seed: int) -> Recorded:
-    """Episode `index` as it is written; reward at the last step, as in LIBERO."""
-    episode = demo_episode(index, seed)
-    rollout = episode.rollout
-    fingers = 0.5 * rollout.opening[:, None] * np.array([1.0, -1.0], np.float32)
-    state = np.concatenate([rollout.hand, rollout.rotation, fingers], axis=1)
-    return Recorded(
-        file_path=f"{DATASET_NAME}/{index:05d}.hdf5",
-        task=instruction(rollout.scene),
-        images=[jpeg(picture) for picture in episode.image],
-        wrist_images=[jpeg(picture) for picture in episode.wrist_image],
-        state=state,
-        joints=state[:, :7],  # there is no arm: pose and one finger replace its joints
-        action=rollout.action,
-        reward=(np.arange(len(state)) == len(state) - 1).astype(np.float32),
-        plan=substep_instructions(rollout.scene),
-        verbs=SUBSTEP_ACTIONS,
-        substep=rollout.substep,
-        end=rollout.end,
-    )
+    return recorded(demonstration(index, seed), f"{DATASET_NAME}/{index:05d}.hdf5")
 
 
 if __name__ == "__main__":

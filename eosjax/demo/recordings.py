@@ -14,7 +14,7 @@ from eosjax.data.rlds.write import Recorded, jpeg
 from eosjax.demo import table
 from eosjax.demo.expert import Expert, Style
 from eosjax.demo.render import Rows, draw, sensor_noise
-from eosjax.demo.simulator import SUBSTEP_ACTIONS, Scene, instruction, substep_instructions
+from eosjax.demo.scene import SUBSTEP_ACTIONS, Scene, instruction, substep_instructions
 from eosjax.demo.table import Fixed, Luck, State
 
 LONGEST = 400  # steps of an episode

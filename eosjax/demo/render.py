@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw
 
-from eosjax.demo.simulator import OPEN, PLATE_HEIGHT, PLATE_RADIUS, Block, Rollout, Scene
+from eosjax.demo.scene import OPEN, PLATE_HEIGHT, PLATE_RADIUS, Block, Scene
 
 SIZE = 64  # pixels, height and width
 _SCALE = 2  # drawn larger and averaged down, for smooth edges
@@ -141,7 +141,7 @@ def _props(rows: Rows, shadows: Sequence[_Face] = ()) -> list[_Face]:
     for number in range(count):
         there = np.array([block is not None for block in kinds[number]])
         lifted = there & (rows.blocks[:, number, 2] > PLATE_HEIGHT + 1e-3) if number else there
-        radius = np.array([0.02 if block is None else block.radius for block in kinds[number]])
+        radius = np.array([0.03 if block is None else block.radius for block in kinds[number]])
         layers.append(_shadow(_ring(rows.blocks[:, number, :3], radius, 8, 0.0), lifted))
     above = rows.blocks[:, -1, 2] > rows.blocks[:, 0, 2] + 1e-3 if count > 1 else np.zeros(steps, bool)
     if above.any():
@@ -158,7 +158,7 @@ def _block(rows: Rows, blocks: Sequence[Block | None], number: int, drawn: np.nd
         visible = drawn & np.array([block is not None and block.shape == shape for block in blocks])
         if visible.any():
             radius, height, colour = np.array(
-                [(0.02, 0.05, 0) if each is None else (each.radius, each.height, _NAMES.index(each.colour)) for each in blocks]
+                [(0.03, 0.06, 0) if each is None else (each.radius, each.height, _NAMES.index(each.colour)) for each in blocks]
             ).T
             pose = rows.blocks[:, number]
             faces += _prism(_ring(pose[:, :3], radius, corners, pose[:, 3]), height, colour.astype(int), visible)
@@ -233,12 +233,3 @@ def draw(rows: Rows) -> tuple[np.ndarray, np.ndarray]:
 def sensor_noise(rng: np.random.Generator, steps: int) -> np.ndarray:
     """u8 [T SIZE SIZE 1], to be added to a picture: none of those drawn is so bright that it would overflow."""
     return rng.integers(0, _NOISE + 1, size=(steps, SIZE, SIZE, 1), dtype=np.uint8)
-
-
-def render(rollout: Rollout, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Both camera views of every step of a demonstration, with noise: third-person and wrist, each u8 [T SIZE SIZE 3], RGB."""
-    steps, scene = len(rollout.hand), rollout.scene
-    others = [np.tile([*block.xy, 0.0, block.yaw], (steps, 1)) for block in scene.blocks[1:]]
-    rows = Rows([scene] * steps, rollout.hand, rollout.rotation[:, 2], rollout.opening, np.stack([rollout.block, *others], axis=1))
-    outside, inside = draw(rows)
-    return outside + sensor_noise(rng, steps), inside + sensor_noise(rng, steps)

@@ -14,27 +14,32 @@ from typing import NamedTuple
 
 import numpy as np
 
-from eosjax.demo.simulator import CARRY, HOME, OPEN, PLATE_HEIGHT, PLATE_RADIUS, REACH, STEP, TURN, Scene, sample_scene
+from eosjax.demo.scene import HOME, LEAN, OPEN, PLATE_HEIGHT, PLATE_RADIUS, REACH, STEP, TURN, Scene, sample_scene
 
 BLOCKS, PLATES = 2, 2  # room for so many; absent ones lie far off the table
-NEAR = 0.012  # metres: a goal that is a place counts as reached from here
+AT_BLOCK = 0.02  # metres from where the hand would close round the block: it counts as reached
+NEAR = 0.03  # metres: any other place counts as reached from here
+LIFTED = 0.052  # metres: so does the height to which a block is lifted
 ALIGNED = 0.35  # radians between the fingers and the sides of a cube, from which they cannot hold it
-GRASP_ACROSS = 0.014  # metres that a block may be off the line between the fingers
+ACROSS = 0.018  # metres that a block may be off the line between the fingers
 RATES = (0.5, 1.0)  # shares of `_STROKE` that the fingers move in a step
-_STROKE = 0.045  # metres between open fingers and fingers round the narrowest block
+_STROKE = 0.047  # metres between open fingers and fingers round the narrowest block
 _FINGER = 0.007  # half the thickness of a finger
 _FALL = 0.04  # metres that a loose block falls in a step
 _LOW = 0.01  # least height of the finger tips above the table
 _BOUNDS = np.array([0.35, 0.35, 0.40])  # where the hand can go
 _DRAWS = 64  # changes of the gripper command before the luck of a table repeats itself
+_KNOCKS = 400  # steps in which something may knock the hand away
+_FORCE = np.array([0.05, 0.05, 0.03])  # metres, the hardest of these along each axis
 _AWAY = 9.0  # metres, where absent blocks and plates lie
 
 
 class Luck(NamedTuple):
     """How likely it is that something goes wrong, for the tables that are set up."""
 
-    slip: float = 0.25  # share of grasps that do not hold
+    slip: float = 0.15  # share of grasps that do not hold
     lose: float = 0.0  # share of grasps that hold only for a while
+    knock: float = 0.0  # share of the steps in which something knocks the hand away
 
 
 class Fixed(NamedTuple):
@@ -48,6 +53,7 @@ class Fixed(NamedTuple):
     lag: np.ndarray  # i64 [n 64]: steps that the fingers lag behind each change of the command
     rate: np.ndarray  # f64 [n 64]: metres a step
     life: np.ndarray  # f64 [n 64]: steps that a grasp holds, infinite if for good
+    knocks: np.ndarray  # f64 [n 400 3]: metres that the hand is knocked away in each step; afterwards never
 
     def rows(self, rows: np.ndarray) -> Fixed:
         """Of some of the tables."""
@@ -86,12 +92,12 @@ def set_up(seeds: Sequence[int | Sequence[int]], luck: Luck) -> tuple[Fixed, Sta
     """
     drawn = [_set_up_one(np.random.default_rng(seed), luck) for seed in seeds]
     scenes, *arrays = zip(*drawn, strict=True)
-    radius, height, cube, plates, lag, rate, life, hand, yaw, blocks = (np.stack(column) for column in arrays)
+    radius, height, cube, plates, lag, rate, life, knocks, hand, yaw, blocks = (np.stack(column) for column in arrays)
     n = len(scenes)
     state = State(
         steps=np.zeros(n, np.int64),
         hand=hand,
-        rotation=np.stack([np.zeros(n), np.zeros(n), yaw], axis=1),
+        rotation=np.concatenate([lean(hand), yaw[:, None]], axis=1),
         opening=np.full(n, OPEN),
         blocks=blocks,
         command=-np.ones(n),
@@ -103,24 +109,33 @@ def set_up(seeds: Sequence[int | Sequence[int]], luck: Luck) -> tuple[Fixed, Sta
         grasped=np.zeros(n, np.int64),
         taken=np.zeros(n, np.int64),
     )
-    return Fixed(scenes, radius, height, cube, plates, lag, rate, life), state
+    return Fixed(scenes, radius, height, cube, plates, lag, rate, life, knocks), state
+
+
+def lean(hand: np.ndarray) -> np.ndarray:
+    """The tilt f64 [... 2] with which the hand reaches a place [... 3]. It tells nothing of the way there: a tilt that summed up the motion
+    would show a policy the direction of the demonstrator, which it would then follow instead of the block.
+    """
+    return LEAN * np.stack([-hand[..., 1], hand[..., 0]], axis=-1)
 
 
 def _set_up_one(rng: np.random.Generator, luck: Luck) -> tuple:
     scene = sample_scene(rng)
     blocks = np.array([[_AWAY + i, _AWAY, 0.0, 0.0] for i in range(BLOCKS)])
-    radius, height, cube = np.full(BLOCKS, 0.02), np.full(BLOCKS, 0.05), np.ones(BLOCKS, bool)
+    radius, height, cube = np.full(BLOCKS, 0.03), np.full(BLOCKS, 0.06), np.ones(BLOCKS, bool)
     for i, block in enumerate(scene.blocks):
         blocks[i] = [*block.xy, 0.0, block.yaw]
         radius[i], height[i], cube[i] = block.radius, block.height, block.shape == "cube"
     plates = np.full((PLATES, 2), -_AWAY)
     plates[: len(scene.plates)] = [plate.xy for plate in scene.plates]
-    lag = np.minimum(rng.geometric(0.5, _DRAWS) - 1, 4)
+    lag = np.minimum(rng.geometric(0.45, _DRAWS) - 1, 4)
     rate = rng.choice(RATES, _DRAWS) * _STROKE
     fate = rng.random(_DRAWS)
     life = np.where(fate < luck.slip, 0.0, np.where(fate < luck.slip + luck.lose, rng.integers(6, 30, _DRAWS), np.inf))
     hand = np.array([*rng.uniform(-REACH, REACH), rng.uniform(0.12, 0.20)])
-    return scene, radius, height, cube, plates, lag, rate, life, hand, rng.uniform(-0.3, 0.3), blocks
+    yaw = rng.uniform(-0.2, 0.2)
+    knocks = np.where(rng.random((_KNOCKS, 1)) < luck.knock, rng.uniform(-_FORCE, _FORCE, (_KNOCKS, 3)), 0.0)
+    return scene, radius, height, cube, plates, lag, rate, life, knocks, hand, yaw, blocks
 
 
 def advance(fixed: Fixed, state: State, action: np.ndarray) -> State:
@@ -139,14 +154,15 @@ def advance(fixed: Fixed, state: State, action: np.ndarray) -> State:
     waiting = np.where(changed, fixed.lag[table, draw], np.maximum(state.waiting - 1, 0))
     fingers = np.where(waiting == 0, command, state.fingers)
 
-    hand = _moved_hand(fixed, state, STEP * motion[:, :3])
+    knock = fixed.knocks[table, np.minimum(state.steps, _KNOCKS - 1)]
+    hand = _moved_hand(fixed, state, STEP * motion[:, :3] + knock)
     rotation = np.clip(state.rotation + TURN * motion[:, 3:], -1.5, 1.5)
     blocks = _carried(state, hand, rotation)
     loose = np.arange(BLOCKS) != state.held[:, None]
 
     along, across = _in_hand_frame(hand, rotation, blocks)
     low_enough = np.abs(blocks[..., 2] + 0.5 * fixed.height - hand[:, None, 2]) < 0.5 * fixed.height - 0.004
-    around = (np.abs(along) <= 0.5 * state.opening[:, None]) & (np.abs(across) < GRASP_ACROSS) & low_enough
+    around = (np.abs(along) <= 0.5 * state.opening[:, None]) & (np.abs(across) < ACROSS) & low_enough
     between = np.where(around.any(axis=1), np.argmax(around, axis=1), -1)
     stop = np.where(between < 0, 0.0, 2 * fixed.radius[table, between])
     rate = fixed.rate[table, draw]
@@ -258,7 +274,7 @@ def _fallen(fixed: Fixed, blocks: np.ndarray, loose: np.ndarray) -> np.ndarray:
 
 
 def goals(fixed: Fixed, state: State) -> np.ndarray:
-    """bool [n 5]: whether the goal of each sub-step of `simulator.substep_instructions` holds now."""
+    """bool [n 5]: whether the goal of each sub-step of `scene.substep_instructions` holds now."""
     target, hand, plate = state.blocks[:, 0], state.hand, fixed.plates[:, 0]
     has_it, is_open = state.held == 0, state.opening > OPEN - 1e-3
     to_plate = _distance(target[:, :2], plate)
@@ -266,9 +282,9 @@ def goals(fixed: Fixed, state: State) -> np.ndarray:
     grasp[:, 2] += 0.5 * fixed.height[:, 0]
     return np.stack(
         [
-            is_open & (_distance(hand, grasp) < NEAR),
-            has_it & (target[:, 2] > CARRY - NEAR),
-            has_it & (target[:, 2] > CARRY - 2 * NEAR) & (to_plate < NEAR),
+            is_open & (_distance(hand, grasp) < AT_BLOCK),
+            has_it & (target[:, 2] > LIFTED),
+            has_it & (target[:, 2] > LIFTED - NEAR) & (to_plate < NEAR),
             is_open & _rests_on_plate(state, to_plate),
             is_open & (_distance(hand, HOME) < NEAR),
         ],

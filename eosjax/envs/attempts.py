@@ -7,6 +7,7 @@ from typing import Protocol
 import numpy as np
 
 from eosjax.data.rlds.write import Recorded
+from eosjax.demo.dataset import LUCK
 from eosjax.demo.expert import Style
 from eosjax.demo.recordings import record, recorded
 from eosjax.demo.render import SIZE
@@ -48,7 +49,7 @@ class DemoSource:
     def make(self, seed: tuple[int, int], kind: str, rng: np.random.Generator, file_path: str) -> tuple[bool, Recorded]:
         """See `Source`."""
         luck, style = {
-            DEMONSTRATION: lambda: (Luck(), Style()),
+            DEMONSTRATION: lambda: (LUCK, Style()),
             "missed": lambda: (Luck(slip=1.0), Style(tries=int(rng.integers(1, 3)))),
             "lost": lambda: (Luck(slip=0.0, lose=1.0), Style()),
             "beside": lambda: (Luck(), Style(beside=True)),

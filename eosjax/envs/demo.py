@@ -12,7 +12,7 @@ from eosjax.demo import table
 from eosjax.demo.expert import Expert, Style
 from eosjax.demo.recordings import LONGEST, Seed, pictures
 from eosjax.demo.render import SIZE
-from eosjax.demo.simulator import instruction, substep_instructions
+from eosjax.demo.scene import instruction, substep_instructions
 from eosjax.demo.table import Fixed, Luck, State
 from eosjax.envs.worlds import Truth
 

@@ -103,15 +103,14 @@ def with_action_tokens(config: VLAConfig, action_vocab: int) -> VLAConfig:
 
 
 def demo_config(vocab_size: int, *, chunk: int = 8, action_dim: int = 7, proprio_dim: int = 8) -> VLAConfig:
-    """A VLA of about 0.8 M parameters for 64-pixel images, for training without LoRA in float32 on a few CPU cores.
+    """A VLA of about 0.9 M parameters for 32-pixel images, for training without LoRA in float32 on a few CPU cores.
 
-    Two views give 8 patches (32 pixels a side, 2 x 2 a view): from random weights, positions are learned sooner as a
-    pattern within a large patch than by attention over small ones. Encoders: widths 64 and 48, one block
-    run, 4 heads; pixels are centred on the colour of the demo's table. Llama: width 96, 2 layers, 4 heads, SwiGLU of 192.
-    `vocab_size`: rows of the embedding, at least the tokenizer's size.
+    Each view is one patch: from random weights, positions are learned sooner as a pattern within a large patch than by attention over small
+    ones. Encoders: widths 64 and 48, two blocks, 4 heads; pixels are centred on the colour of the demo's table. Llama: width 96, 2 layers,
+    4 heads, SwiGLU of 192. `vocab_size`: rows of the embedding, at least the tokenizer's size.
     """
     vit = ViTConfig(
-        image_size=64, patch_size=32, width=64, depth=2, heads=4, mlp_dim=256,
+        image_size=32, patch_size=32, width=64, depth=2, heads=4, mlp_dim=256,
         image_mean=(0.66, 0.6, 0.52), image_std=(0.15, 0.15, 0.15),
     )  # fmt: skip
     dino = dataclasses.replace(vit, class_token=True, register_tokens=4, layer_scale=1.0)

@@ -67,7 +67,7 @@ def test_labels_are_compared_as_well_as_frames(run, saved, tmp_path, monkeypatch
     monkeypatch.setattr("eosjax.data.frames.store.store_folder", lambda root, name, spec, cache: tmp_path)
     monkeypatch.setattr("eosjax.data.frames.store.FrameStore", lambda folder: SimpleNamespace(fingerprint="frames 0"))
     found = {"same.json": "labels 0", "others.json": "labels 1"}
-    monkeypatch.setattr("eosjax.runs.data.read_labels", lambda config, name, store, path: open_labels(path, found))
+    monkeypatch.setattr("eosjax.runs.data.read_labels", lambda config, name, store, path, spec: open_labels(path, found))
     monkeypatch.setattr("eosjax.runs.data.label_fingerprint", lambda labels: labels)
     for path, expected in (
         ("same.json", "labels tiny   here: same.json"),

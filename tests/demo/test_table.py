@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eosjax.demo import table
-from eosjax.demo.simulator import CARRY, HOME, OPEN, PLATE_HEIGHT, STEP
+from eosjax.demo.scene import CARRY, HOME, OPEN, PLATE_HEIGHT, STEP
 from eosjax.demo.table import Luck
 
 SURE = Luck(slip=0.0)

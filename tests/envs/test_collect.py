@@ -6,8 +6,8 @@ from concurrent.futures.process import BrokenProcessPool
 import numpy as np
 import pytest
 
+from eosjax.demo.dataset import LUCK
 from eosjax.demo.recordings import replay
-from eosjax.demo.table import Luck
 from eosjax.envs import collect as module
 from eosjax.envs.attempts import FAILURES, DemoSource
 from eosjax.envs.collect import ATTEMPTS_FILE, LABELS_FILE, Settings, collect, kind_of
@@ -64,7 +64,7 @@ def test_a_collection_goes_on_after_an_interruption_and_is_the_same(tmp_path, mo
         np.testing.assert_array_equal(actions, other[name][0])
         assert reward == 1.0
         number = int(name.removesuffix(".hdf5")[-5:])
-        again = replay((4, number), Luck(), actions)
+        again = replay((4, number), LUCK, actions)
         assert again.success
         assert again.end.sum() == 5
     assert (tmp_path / "a" / LABELS_FILE).read_text() == (tmp_path / "b" / LABELS_FILE).read_text()

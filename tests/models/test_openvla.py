@@ -241,7 +241,7 @@ def test_refuses_encoders_that_disagree_and_empty_chunks(tiny):
 
 def test_demo_policy_is_small():
     config = demo_config(300, chunk=4, action_dim=7, proprio_dim=8)
-    images = jax.ShapeDtypeStruct((2, 2, 64, 64, 3), jnp.uint8)
+    images = jax.ShapeDtypeStruct((2, 2, 32, 32, 3), jnp.uint8)
     text = (np.ones((2, 40), np.int32), np.ones((2, 40), bool), np.ones((2, 8), np.float32))
     hidden, variables = jax.eval_shape(OpenVLA(config).init_with_output, jax.random.key(0), images, *text)
     chex.assert_shape(hidden, (2, 4, 7, 96))

@@ -6,8 +6,10 @@ import dataclasses
 import numpy as np
 import pytest
 
-from eosjax.demo.dataset import demo_episode
-from eosjax.demo.simulator import substep_instructions
+from eosjax.demo import table
+from eosjax.demo.dataset import demonstration
+from eosjax.demo.recordings import pictures
+from eosjax.demo.scene import substep_instructions
 from eosjax.ends.operating_points import OperatingPoint
 from eosjax.ends.protocols import Clock, Rule, cut_chunk
 from eosjax.serving.broker import Broker
@@ -93,8 +95,8 @@ def test_what_was_learnt_as_differences_is_answered_as_targets(make_policy, obse
 def ending(policy):
     """The policy with a rule by which sub-steps of a demo episode end, by the score and by the time."""
     found = copy.copy(policy)
-    episode = demo_episode(3)
-    instructions = substep_instructions(episode.rollout.scene)
+    episode = demonstration(3)
+    instructions = substep_instructions(episode.scene)
     scores = [policy(frame(episode, step), each).eos for step in range(0, 60, 5) for each in instructions]
     rule = Rule(float(np.quantile(scores, 0.8)), debounce=2, min_steps=3, time_out=19)
     point = OperatingPoint(policy.settings.eos.calibration, rule, 0.5, 0.5)
@@ -103,16 +105,15 @@ def ending(policy):
 
 
 def frame(episode, step):
-    rollout = episode.rollout
-    fingers = 0.5 * rollout.opening[step]
-    state = np.concatenate([rollout.hand[step], rollout.rotation[step], [fingers, -fingers]])
-    return {"images": [episode.image[step], episode.wrist_image[step]], "state": state}
+    state = episode.states.rows(np.array([step]))
+    views = pictures([episode.seed], [episode.scene], state)
+    return {"images": [view[0] for view in views], "state": table.robot_state(state)[0]}
 
 
 def test_a_demo_episode_through_server_and_broker_is_the_one_in_process(ending):
     """The loop of docs/serving.md over the frames of a demonstration, and the same with the robot on the other side of a websocket."""
-    episode = demo_episode(3)
-    instructions = substep_instructions(episode.rollout.scene)
+    episode = demonstration(3)
+    instructions = substep_instructions(episode.scene)
     actions, ends = [], []
     for instruction in instructions:
         clock, cut = Clock(), None
