@@ -6,7 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eosjax.names import LONGEST_INSTRUCTION, check_dataset_name, check_name, folder_name, instruction_fault, is_blank, is_unicode
+from eosjax.names import (
+    LONGEST_INSTRUCTION,
+    check_dataset_name,
+    check_name,
+    folder_name,
+    instruction_fault,
+    is_blank,
+    is_unicode,
+    split_revision,
+)
 from eosjax.types import UserError
 
 
@@ -25,6 +34,14 @@ def test_a_plain_name_is_one_part_of_a_path_that_can_be_made(name):
 def test_what_is_wrong_is_said_with_the_flag():
     with pytest.raises(UserError, match="--flag: expected a plain name, which becomes part of the name of a folder; got '../x': a / leads"):
         check_name("--flag", "../x", UserError)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "parts"),
+    [("owner/name@main", ("owner/name", "main")), ("owner/name", ("owner/name", None)), ("a@b", ("a@b", None)), ("@", ("@", None))],
+)
+def test_a_revision_belongs_to_a_name_with_an_owner(dataset, parts):
+    assert split_revision(dataset) == parts
 
 
 def test_a_dataset_may_have_an_owner():

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import train
 from eosjax import cli
 from eosjax.cli import rollout as module
 from eosjax.cli import rollout_policy
@@ -153,3 +154,10 @@ def test_the_environment_of_the_page(rollout, tmp_path, monkeypatch):
     rows = json.loads((tmp_path / "out" / "results.json").read_text())["rows"]
     assert [row["success"] for row in rows] == [1.0, 0.0]
     assert rows[0]["substep_success"] == [1.0, 1.0]
+
+
+def test_the_demo_of_train_py_ends_with_this_command(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(module, "run", lambda args: asked.append(args) or 0)
+    assert train.play_demo(tmp_path) == 0
+    assert (asked[0].checkpoint, asked[0].env, asked[0].switch) == (tmp_path, "demo", ("oracle", "eos", "none"))

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eosjax.demo import table
+from eosjax.demo.dataset import LUCK
 from eosjax.demo.expert import Expert, Style
 from eosjax.demo.recordings import pictures, record, replay
 from eosjax.demo.table import Luck
@@ -19,8 +20,8 @@ def seen(recording, steps):
 @settings(deadline=None, derandomize=True, max_examples=8)
 @given(st.integers(0, 2**31), st.integers(0, 1000))
 def test_recorded_actions_give_the_recording_again(seed, number):
-    first = record((seed, number), Luck(), Style())
-    again = replay((seed, number), Luck(), first.action)
+    first = record((seed, number), LUCK, Style())
+    again = replay((seed, number), LUCK, first.action)
     for name in first.states._fields:
         np.testing.assert_array_equal(getattr(first.states, name), getattr(again.states, name), err_msg=name)
     np.testing.assert_array_equal(first.end, again.end)
@@ -47,6 +48,20 @@ def test_a_demonstration_ends_each_substep_where_its_goal_is_first_seen(seed):
     np.testing.assert_array_equal(holds, recording.end)
     assert recording.action.dtype == np.float32
     assert abs(recording.action).max() <= 1.0
+
+
+def test_the_tilt_of_the_hand_shows_its_place_and_not_its_way():
+    """A policy would follow a tilt that shows where the demonstrator was going, instead of looking for the block."""
+    states = record((4,), Luck(), Style()).states
+    assert abs(states.rotation[:, :2] - table.lean(states.hand)).max() < 0.02
+
+
+def test_a_demonstration_finds_back_after_a_knock():
+    quiet, knocked = (table.set_up([(6,)], Luck(knock=share)) for share in (0.0, 1.0))
+    still = np.array([[0, 0, 0, 0, 0, 0, -1]])
+    moved = table.advance(*knocked, still).hand - table.advance(*quiet, still).hand
+    assert np.linalg.norm(moved) > 0.01
+    assert record((6,), Luck(knock=0.05), Style()).success
 
 
 def test_an_end_changes_the_picture():
