@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 from eosjax import runtime
 from eosjax.extras import check_train_extra
@@ -36,11 +37,19 @@ def main(argv: list[str]) -> None:
         parsed = flags.parse([*(("--config_path", str(DEMO)) if demo else ()), *argv])
         runtime.prepare(parsed.compile_cache_dir, deterministic=parsed.deterministic)
         # After the flags: a wrong one is answered before JAX is loaded.
-        from eosjax.reports.end_of_training import COMPARISON_FILE, write_comparison
+        import jax
+
+        from eosjax.reports.end_of_training import write_comparison
         from eosjax.training.loop import run
 
-        run(parsed, write_comparison)
-        if demo and (parsed.run_dir / COMPARISON_FILE).exists():  # it has finished, and was not stopped
+        compared = []  # once the run is whole
+
+        def report(*found: Any) -> str:
+            compared.append(write_comparison(*found))
+            return compared[0]
+
+        run(parsed, report)
+        if demo and compared and jax.process_count() == 1:
             sys.exit(play_demo(parsed.run_dir))
     except UserError as error:
         print(literal_lines(f"train.py: {error}"), file=sys.stderr)

@@ -29,6 +29,7 @@ class Style(NamedTuple):
 
     speed: tuple[float, float] = (0.006, 0.010)  # metres a step, drawn for each sub-step
     last: float = 0.04  # metres from the goal, from where it goes there at once
+    last_to_block: float = 0.03  # the same on the way to the block, which counts as reached from nearer
     pause: float = 0.01  # share of the steps before which the hand pauses
     still: float = 3.0  # mean length of such a pause in steps; without memory, so that the time waited carries no information
     rest: float = 0.5  # chance of another step of waiting, where the fingers have closed round the block
@@ -152,7 +153,7 @@ class Expert:
     def _pace(self, way: np.ndarray) -> np.ndarray:
         """f64 [3]: the part of a way that is done in this step."""
         distance = _far(way)
-        last = self._style.last - (0.01 if self._told == 0 else 0.0)  # of the way to the block a shorter one, for it ends nearer
+        last = self._style.last_to_block if self._told == 0 else self._style.last
         return way if distance < last else way * (self._speed / distance)
 
     def _action(self, view: View, delta: np.ndarray | None, turn: float) -> np.ndarray:
