@@ -190,6 +190,11 @@ class BalancedBuffer:
                 raise ValueError(f"capacity: expected at least min_{name} ({least}), got {self.capacity}")
 
     @property
+    def drawn_share(self) -> float:
+        """The share of positives in a draw."""
+        return self.sample_positive / (self.sample_positive + self.sample_negative)
+
+    @property
     def ring(self) -> RingBuffer:
         """The ring that holds one class."""
         return RingBuffer(self.capacity)

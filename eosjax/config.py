@@ -16,7 +16,8 @@ from eosjax.names import LONGEST, check_name, folder_name, size_of
 
 DEMO_MODEL = "demo"
 DEMO_DATASET = "eosjax_demo"
-BALANCED_BUFFER = "balanced_buffer"  # the `eos_loss` that draws from the buffer
+BALANCED_BUFFER = "balanced_buffer"  # the `eos_loss` that draws from the buffer alone
+BUFFER_FRESH = "buffer_fresh"  # that, and fresh rows, of which the policy learns, too
 FOCAL_GAMMA = 2.0  # of the `eos_loss` focal (Lin et al. 2017, arXiv:1708.02002)
 
 # In the folder of a run
@@ -96,14 +97,17 @@ class TrainConfig:
     eos_threshold: float = 0.5  # probability from which a drawn row counts as an end; also a step, until validation has chosen
     eos_operating_point: str = "false_alarms:1"  # rule by which validation chooses the threshold: false_alarms:K, f1:C, cost:R or fixed
     eos_tune_decision: bool = True  # validation also chooses debounce, minimum length and time-out of a sub-step (not with fixed)
-    eos_loss: str = BALANCED_BUFFER  # what the EOS head learns from: drawn rows, or fresh rows by bce, pos_weight, focal or logit_adjust
+    lambda_eos_policy: float = 0.2  # weight of the fresh rows of --eos_loss buffer_fresh, from which the policy learns about ends, too
+    eos_loss: str = (
+        BALANCED_BUFFER  # balanced_buffer: drawn rows; buffer_fresh: and fresh ones; fresh alone: bce, pos_weight, focal, logit_adjust
+    )
     eos_buffer_capacity: int = 50  # hidden states kept per class
     eos_sample_positive: int = 15  # ends drawn for each update
     eos_sample_negative: int = 20  # other steps drawn for each update
     eos_min_positive: int = 15  # ends in the buffer before the first update
     eos_min_negative: int = 20  # other steps in the buffer before the first update
     eos_age_match: bool = False  # add as many other steps to the buffer as ends, so that age does not reveal the class
-    eos_backbone_grad: bool = False  # pass the gradient of the EOS loss on to the policy (not with --eos_loss balanced_buffer)
+    eos_backbone_grad: bool = False  # pass the gradient of an --eos_loss on fresh rows alone on to the policy; buffer_fresh always does
     eos_tune: str = "manual"  # auto: choose the counts of ends from their share in the training data
 
     # Logging
@@ -138,6 +142,16 @@ class TrainConfig:
     def predicts_tokens(self) -> bool:
         """Whether actions are tokens of the language model."""
         return not (self.use_l1_regression or self.use_diffusion)
+
+    @property
+    def uses_buffer(self) -> bool:
+        """Whether the EOS head learns from draws of the buffer."""
+        return self.eos_loss in (BALANCED_BUFFER, BUFFER_FRESH)
+
+    @property
+    def eos_reaches_policy(self) -> bool:
+        """Whether the policy learns from the EOS loss, too."""
+        return self.eos_backbone_grad or self.eos_loss == BUFFER_FRESH
 
     @property
     def encoder_heads(self) -> tuple[int, int] | None:
@@ -203,7 +217,8 @@ def _run_id(config: TrainConfig) -> str:
     if config.image_aug:
         parts.append("--image_aug")
     if config.use_eos_classification:
-        parts.append(f"--eos-cap{config.eos_buffer_capacity}" if config.eos_loss == BALANCED_BUFFER else f"--eos-{config.eos_loss}")
+        kind = "" if config.eos_loss == BALANCED_BUFFER else f"-{config.eos_loss}"
+        parts.append(f"--eos{kind}" + (f"-cap{config.eos_buffer_capacity}" if config.uses_buffer else ""))
     parts.append(f"--seed{config.seed}")
     if config.run_id_note:
         parts.append(f"--{config.run_id_note}")
@@ -232,14 +247,14 @@ _POSITIVE = (
     "val_freq save_freq keep_checkpoints eos_hidden_dim eos_buffer_capacity eos_sample_positive eos_sample_negative "
     "eos_min_positive eos_min_negative log_freq start_timeout"
 ).split()
-_NOT_NEGATIVE = ("lr_warmup_steps", "loader_threads", "num_devices", "lambda_eos", "seed")
+_NOT_NEGATIVE = ("lr_warmup_steps", "loader_threads", "num_devices", "lambda_eos", "lambda_eos_policy", "seed")
 _LARGEST_SEED = 2**32 - 1  # of a JAX key
 _SHARES = ("lora_dropout", "eos_dropout")
 _CHOICES = {
     "model_dtype": ("auto", "bfloat16", "float32"),
     "attention": ("auto", "xla", "cudnn"),
     "remat": ("auto", "full", "dots", "none"),
-    "eos_loss": (BALANCED_BUFFER, "bce", "pos_weight", "focal", "logit_adjust"),
+    "eos_loss": (BALANCED_BUFFER, BUFFER_FRESH, "bce", "pos_weight", "focal", "logit_adjust"),
     "eos_tune": ("manual", "auto"),
     "num_images_in_input": (1, 2, 3),
 }
@@ -252,7 +267,7 @@ def _check_values(config: TrainConfig) -> None:
     for name in _NOT_NEGATIVE:
         if getattr(config, name) < 0:
             raise ConfigError(f"--{name} must not be negative, got {getattr(config, name)}")
-    for name in ("learning_rate", "lambda_eos"):
+    for name in ("learning_rate", "lambda_eos", "lambda_eos_policy"):
         if not math.isfinite(getattr(config, name)):
             raise ConfigError(f"--{name} must be finite, got {getattr(config, name)}")
     if config.seed > _LARGEST_SEED:
@@ -271,16 +286,9 @@ def _check_values(config: TrainConfig) -> None:
 def _check_eos(config: TrainConfig) -> None:
     if not config.use_eos_classification:
         return
-    if config.eos_loss != BALANCED_BUFFER:
-        for name, value in (("eos_age_match", False), ("eos_tune", "manual")):
-            if getattr(config, name) != value:
-                raise ConfigError(f"--{name} {getattr(config, name)} is about the buffer, which --eos_loss {config.eos_loss} does not use")
+    _check_eos_loss(config)
+    if not config.uses_buffer:
         return
-    if config.eos_backbone_grad:
-        raise ConfigError(
-            f"--eos_backbone_grad True with --eos_loss {BALANCED_BUFFER}: rows are stored without gradient, so that none could reach the "
-            "policy; choose an --eos_loss on fresh rows (bce, pos_weight, focal, logit_adjust)"
-        )
     for kind in ("positive", "negative"):
         least, drawn = getattr(config, f"eos_min_{kind}"), getattr(config, f"eos_sample_{kind}")
         if least < drawn:
@@ -293,6 +301,31 @@ def _check_eos(config: TrainConfig) -> None:
                 f"--eos_buffer_capacity ({config.eos_buffer_capacity}) is less than --eos_min_{kind} ({least}): the buffer could never "
                 f"become ready; raise --eos_buffer_capacity to at least {least} or lower --eos_min_{kind}"
             )
+
+
+def _check_eos_loss(config: TrainConfig) -> None:
+    """What goes with the `eos_loss`."""
+    kind = config.eos_loss
+    if not config.uses_buffer:
+        for name, value in (("eos_age_match", False), ("eos_tune", "manual")):
+            if getattr(config, name) != value:
+                raise ConfigError(f"--{name} {getattr(config, name)} is about the buffer, which --eos_loss {kind} does not use")
+    if kind == BUFFER_FRESH:
+        for name in ("lambda_eos", "lambda_eos_policy"):
+            if not getattr(config, name) > 0:
+                other = "bce" if name == "lambda_eos" else BALANCED_BUFFER
+                raise ConfigError(f"--{name} must be greater than 0 with --eos_loss {kind}, got 0: for one term alone choose {other}")
+    elif config.lambda_eos_policy != TrainConfig.lambda_eos_policy:
+        raise ConfigError(f"--lambda_eos_policy {config.lambda_eos_policy:g} is about --eos_loss {BUFFER_FRESH}, got --eos_loss {kind}")
+    if not config.eos_backbone_grad:
+        return
+    if kind == BUFFER_FRESH:
+        raise ConfigError(f"--eos_backbone_grad True with --eos_loss {kind}: its fresh rows reach the policy anyway; leave the flag out")
+    if kind == BALANCED_BUFFER:
+        raise ConfigError(
+            f"--eos_backbone_grad True with --eos_loss {kind}: rows are stored without gradient, so that none could reach the policy; "
+            f"choose {BUFFER_FRESH}, or an --eos_loss on fresh rows alone (bce, pos_weight, focal, logit_adjust)"
+        )
 
 
 def _check_processes(config: TrainConfig) -> None:

@@ -55,7 +55,7 @@ def _emptied(ring: RingState) -> RingState:
 
 
 @dataclasses.dataclass(frozen=True)
-class BufferAndFresh(EosObjective):
+class CrossBatchMemory(EosObjective):
     """Fresh rows and rows from a memory together, as in cross-batch memory (Wang et al. 2020, XBM, arXiv:1912.06798, algorithm 1).
 
         loss = fresh_weight * BCE(fresh rows) + BCE(draw from the buffer), the latter once `warmup` forward passes have been made
@@ -77,7 +77,8 @@ class BufferAndFresh(EosObjective):
     def loss(self, head, state, rows, keys, axis_name=None) -> EosTerm:
         """The sum of both; there is an update in every forward pass."""
         old = self.buffered.loss(head, state, rows, keys, axis_name)
-        new = FreshObjective(self.threshold, "bce", share_of_ends=0.5).loss(head, None, rows, keys, axis_name)  # BCE needs no share
+        fresh = FreshObjective(self.threshold, "bce", share_of_ends=0.5)  # BCE needs no share
+        new = fresh.loss(head, None, rows, keys, axis_name)
         on = (old.state.adds > self.warmup).astype(jnp.float32)
         sums = {name: new.sums[name] + on * old.sums[name] for name in new.sums}
         sums["eos_loss"] = self.fresh_weight * new.sums["eos_loss"] + on * old.sums["eos_loss"]
@@ -86,6 +87,4 @@ class BufferAndFresh(EosObjective):
 
     def prior(self, share_of_ends: float) -> float:
         """The share of ends that the whole loss shows to the head, once both terms are on."""
-        drawn = self.buffered.buffer
-        share = drawn.sample_positive / (drawn.sample_positive + drawn.sample_negative)
-        return (share + self.fresh_weight * share_of_ends) / (1 + self.fresh_weight)
+        return (self.buffered.buffer.drawn_share + self.fresh_weight * share_of_ends) / (1 + self.fresh_weight)

@@ -24,7 +24,7 @@ from eosjax import config as configs
 from eosjax import flags
 from eosjax.bench import probes
 from eosjax.buffer import BalancedBufferState
-from eosjax.config import BALANCED_BUFFER, TrainConfig
+from eosjax.config import TrainConfig
 from eosjax.data.samples.loader import EvalLoader, TrainLoader
 from eosjax.data.samples.source import SampleSource
 from eosjax.ends.baselines import baselines_on
@@ -52,6 +52,7 @@ FULL_METHODS: Mapping[str, Mapping[str, Any]] = {
     "plain BCE": {"eos_loss": "bce"},
     "plain BCE, into the policy": {"eos_loss": "bce", "eos_backbone_grad": True},
     "buffer 50": {"eos_buffer_capacity": 50},
+    "buffer 50 and fresh rows, into the policy": {"eos_buffer_capacity": 50, "eos_loss": "buffer_fresh"},
     "buffer 500": {"eos_buffer_capacity": 500},
     "buffer 5000": {"eos_buffer_capacity": 5000},
     "buffer 500, age-matched": {"eos_buffer_capacity": 500, "eos_age_match": True},
@@ -132,7 +133,7 @@ def look(config: TrainConfig) -> dict[str, Any]:
     data = reopen_data(saved.config, saved.record.run, open_tokenizer(config.run_dir, saved.record))
     held_out = held_out_figures(saved, data)
     content: dict[str, Any] = {"held_out": {name: _defined(figures) for name, figures in held_out.items()}}
-    if config.eos_loss == BALANCED_BUFFER:
+    if config.uses_buffer:
         steps = {"half": config.max_steps // (2 * config.save_freq) * config.save_freq, "end": config.max_steps}
         content["buffer"] = {when: _defined(look_at_buffer(config, data, step)) for when, step in steps.items()}
     return content

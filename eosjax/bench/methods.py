@@ -7,17 +7,17 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from eosjax.bench.compared_objectives import BufferAndFresh, DetachedLogits, EmptiedBuffer
+from eosjax.bench.compared_objectives import CrossBatchMemory, DetachedLogits, EmptiedBuffer
 from eosjax.buffer import BalancedBuffer
-from eosjax.config import FOCAL_GAMMA
+from eosjax.config import FOCAL_GAMMA, TrainConfig
 from eosjax.ends.calibration import Calibration, adjustment_shift, prior_shift, weight_shift
-from eosjax.training.objectives import BufferObjective, EosObjective, FreshObjective
+from eosjax.training.objectives import BufferAndFreshObjective, BufferObjective, EosObjective, FreshObjective
 from eosjax.types import UserError
 
 THRESHOLD = 0.5  # of the confusion counts that an objective sums up; nothing here depends on it
 POSITIVE, NEGATIVE = 15, 20  # rows of a draw: the original's defaults
 CAPACITY = 50
-WARMUP = 100  # updates without the memory in `buffer_fresh`
+WARMUP = 100  # updates without the memory in `xbm`
 REFERENCE = "buffer_50"
 
 
@@ -49,7 +49,7 @@ def all_methods(share_of_ends: float) -> dict[str, Method]:
     """
     prior = functools.partial(_trained_on, share_of_ends=share_of_ends)
     share = POSITIVE / (POSITIVE + NEGATIVE)
-    memory = BufferAndFresh(THRESHOLD, BufferObjective(THRESHOLD, _buffer()), warmup=WARMUP)
+    memory = CrossBatchMemory(THRESHOLD, BufferObjective(THRESHOLD, _buffer()), warmup=WARMUP)
     methods = [
         Method("detached", "detached logits (mistake)", DetachedLogits(THRESHOLD, _buffer()), prior(share)),
         Method("emptied", "emptied buffer 5 + 10 (mistake)", EmptiedBuffer(THRESHOLD, _buffer(CAPACITY, 5, 10)), prior(5 / 15)),
@@ -62,7 +62,8 @@ def all_methods(share_of_ends: float) -> dict[str, Method]:
             balanced_feed=True,
         ),
         *(Method(f"buffer_{n}", f"balanced buffer, {n:,}", BufferObjective(THRESHOLD, _buffer(n)), prior(share)) for n in (50, 500, 5000)),
-        Method("buffer_fresh", "buffer + fresh batch (XBM)", memory, prior(memory.prior(share_of_ends))),
+        Method("buffer_fresh", "balanced buffer, 50, and fresh rows", _buffer_and_fresh(share_of_ends), prior(share)),
+        Method("xbm", "buffer + fresh batch (XBM)", memory, prior(memory.prior(share_of_ends))),
         Method("buffer_age_match", "buffer, ages matched", BufferObjective(THRESHOLD, _buffer(), age_match=True), prior(share)),
         *(Method(f"draw_{n}", f"buffer, draws of {n} + {NEGATIVE}", _drawing(n), prior(n / (n + NEGATIVE))) for n in (10, 20)),
     ]
@@ -88,7 +89,7 @@ def choose(names: str | None, share_of_ends: float) -> list[Method]:
 
 def with_and_without_memory(results: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
     """Results of `sweep.run_method` in two groups by title, for plots: methods that keep rows, and the others with the reference."""
-    keeps = [each["method"].startswith(("buffer", "draw", "emptied", "detached")) for each in results]
+    keeps = [each["method"].startswith(("buffer", "draw", "emptied", "detached", "xbm")) for each in results]
     return {
         "without a memory": [each for each, kept in zip(results, keeps, strict=True) if not kept or each["method"] == REFERENCE],
         "with a memory": [each for each, kept in zip(results, keeps, strict=True) if kept],
@@ -108,6 +109,12 @@ def _fresh_methods(share_of_ends: float) -> list[Method]:
 
 def _buffer(capacity: int = CAPACITY, positive: int = POSITIVE, negative: int = NEGATIVE) -> BalancedBuffer:
     return BalancedBuffer(capacity, positive, negative, positive, negative)
+
+
+def _buffer_and_fresh(share_of_ends: float) -> BufferAndFreshObjective:
+    """At the weights of the flags; on a policy that stands still the fresh rows teach the head alone."""
+    weight = TrainConfig.lambda_eos_policy / TrainConfig.lambda_eos
+    return BufferAndFreshObjective(THRESHOLD, _buffer(), fresh_weight=weight, share_of_ends=share_of_ends)
 
 
 def _drawing(positive: int) -> BufferObjective:

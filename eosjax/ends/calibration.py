@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from eosjax.config import BALANCED_BUFFER, FOCAL_GAMMA, TrainConfig
+from eosjax.config import FOCAL_GAMMA, TrainConfig
 
 MIN_ENDS = 10  # to fit on: five for each of the two parameters (Vittinghoff, McCulloch 2007, American Journal of Epidemiology 165(6))
 _ITERATIONS = 100
@@ -151,8 +151,8 @@ class Calibration:
 
 
 def trained_prior(config: TrainConfig, share_of_ends: float) -> float:
-    """Share of ends among the rows that the head learns from: that of the draws, or with fresh rows that of the data."""
-    if config.eos_loss != BALANCED_BUFFER:
+    """Share of ends for which the head answers: that of the draws (`buffer_fresh` corrects its fresh rows to it), or that of the data."""
+    if not config.uses_buffer:
         return share_of_ends
     return config.eos_sample_positive / (config.eos_sample_positive + config.eos_sample_negative)
 

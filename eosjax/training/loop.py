@@ -146,7 +146,7 @@ class _Trainer:
         self.local_batch = per_device * sum(device.process_index == jax.process_index() for device in devices)
         self.global_batch = per_device * len(devices)
         self.with_eos = learner.eos_head is not None
-        if self.with_eos and config.eos_loss == configs.BALANCED_BUFFER:
+        if self.with_eos and config.uses_buffer:
             rows = self.global_batch * data.mixture.spec.chunk
             console.line(explain_share(share, rows, config.eos_min_positive, config.eos_min_negative, config.eos_buffer_capacity))
 
@@ -288,6 +288,7 @@ class _Trainer:
         row = metrics.to_row(
             jax.device_get(values),
             lambda_eos=config.lambda_eos,
+            lambda_eos_policy=config.lambda_eos_policy,
             micro_batches=config.grad_accumulation_steps,
         )
         if not math.isfinite(row["train/total_loss"]):

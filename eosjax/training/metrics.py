@@ -20,6 +20,8 @@ from eosjax.types import EosSample
 ACTION_SUMS = ("action_sum", "action_count")
 EOS_SUMS = ("eos_loss", "eos_updates", "true_positive", "false_positive", "true_negative", "false_negative", "age_positive", "age_negative")
 
+FRESH_LOSS = "eos_fresh_loss"  # of the fresh rows beside a draw
+
 
 class Metrics(NamedTuple):
     """What the host may fetch after an update; f32 [] each."""
@@ -85,12 +87,13 @@ def buffer_values(buffer: BalancedBufferState) -> dict[str, jax.Array]:
     return {name: value.astype(jnp.float32) for name, value in values.items()}
 
 
-def to_row(metrics: Metrics, *, lambda_eos: float, micro_batches: int) -> dict[str, float]:
+def to_row(metrics: Metrics, *, lambda_eos: float, lambda_eos_policy: float, micro_batches: int) -> dict[str, float]:
     """The `train/…` columns of a log row from fetched metrics (Python floats).
 
     Args:
       metrics: fetched to the host.
       lambda_eos: weight of the EOS loss in the total.
+      lambda_eos_policy: weight of the fresh rows beside draws, where there are any.
       micro_batches: additions to the buffer per update; ages are reported in updates.
     """
     window = {name: float(value) for name, value in metrics.window.items()}
@@ -105,7 +108,11 @@ def to_row(metrics: Metrics, *, lambda_eos: float, micro_batches: int) -> dict[s
     if "eos_loss" in window:
         row |= _eos_columns(window, micro_batches)
         row |= _buffer_columns(window, last, micro_batches) if "total_updates" in last else {}
-        row["total_loss"] += lambda_eos * window["eos_loss"] / (window["steps"] * micro_batches)
+        passes = window["steps"] * micro_batches
+        row["total_loss"] += lambda_eos * window["eos_loss"] / passes
+        if FRESH_LOSS in window:
+            row[FRESH_LOSS] = _ratio(window[FRESH_LOSS], window["eos_updates"])
+            row["total_loss"] += lambda_eos_policy * window[FRESH_LOSS] / passes
     row = {("eos_grad_norm" if name == "eos_head_grad_norm" else name): value for name, value in row.items()}
     return {f"train/{name}": value for name, value in row.items()}
 

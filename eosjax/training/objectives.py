@@ -1,9 +1,10 @@
 """What the EOS head learns from: the class-balanced buffer, or the rows of each forward pass as they come.
 
-  BufferObjective  rows drawn from the buffer in fixed shares of the classes: the default
-  FreshObjective   the fresh rows, with a loss that makes up for how rare the ends are
+  BufferObjective          rows drawn from the buffer in fixed shares of the classes: the default
+  BufferAndFreshObjective  these for the head, and the fresh rows for head and policy
+  FreshObjective           the fresh rows, with a loss that makes up for how rare the ends are
 
-Both take part in the differentiated loss of a forward pass (`eosjax.training.step`), where it is decided, too, whether their gradient goes
+All take part in the differentiated loss of a forward pass (`eosjax.training.step`), where it is decided, too, whether their gradient goes
 on into the policy. What is stored in a buffer is stored without gradient.
 """
 
@@ -21,9 +22,10 @@ from jax import lax
 
 from eosjax import losses
 from eosjax.buffer import BalancedBuffer, BalancedBufferState
+from eosjax.ends.calibration import prior_shift
 from eosjax.training.collectives import all_gather, pmean, psum
 from eosjax.training.keys import ForwardKeys
-from eosjax.training.metrics import eos_sums
+from eosjax.training.metrics import EOS_SUMS, FRESH_LOSS, eos_sums
 from eosjax.types import EosSample
 
 HeadFn = Callable[[jax.Array], jax.Array]  # hidden states [n a d] -> logits f32 [n], with dropout
@@ -43,7 +45,7 @@ class EosTerm(NamedTuple):
 
     loss: jax.Array  # f32 []
     state: Any  # of the objective, with this forward pass in it
-    sums: dict[str, jax.Array]  # `metrics.EOS_SUMS`, the same on every device
+    sums: dict[str, jax.Array]  # those that the objective names, the same on every device
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +57,11 @@ class EosObjective(abc.ABC):
     """
 
     threshold: float
+
+    @property
+    def sums(self) -> tuple[str, ...]:
+        """Names of what a forward pass sums up."""
+        return EOS_SUMS
 
     @abc.abstractmethod
     def init(self, item: jax.ShapeDtypeStruct) -> Any:
@@ -92,13 +99,22 @@ class BufferObjective(EosObjective):
 
     def loss(self, head, state, rows, keys, axis_name=None) -> EosTerm:
         """The mean over a draw; exactly 0, without gradient, while the buffer is not ready."""
+        state, sample = self._draw(state, rows, keys, axis_name)
+        return self._term(head(sample.items), state, sample)
+
+    def _draw(
+        self, state: BalancedBufferState, rows: EosRows, keys: ForwardKeys, axis_name: str | None
+    ) -> tuple[BalancedBufferState, EosSample]:
+        """The buffer with the rows of all devices in it, and a draw."""
         labels, valid = all_gather((rows.labels, rows.valid), axis_name)
         if self.age_match:
             valid = match_intake(labels, valid, keys.intake)
-        hidden = gather_intake(rows.hidden, labels, valid, self.buffer.capacity, axis_name)
+        hidden = gather_intake(lax.stop_gradient(rows.hidden), labels, valid, self.buffer.capacity, axis_name)
         state = self.buffer.count_update(self.buffer.add(state, hidden, labels, valid))
-        sample = self.buffer.sample(state, keys.draw)
-        logits = head(sample.items)
+        return state, self.buffer.sample(state, keys.draw)
+
+    def _term(self, logits: jax.Array, state: BalancedBufferState, sample: EosSample) -> EosTerm:
+        """The mean over a draw; `logits` f32 [rows of a draw]."""
         loss = losses.balanced_bce(logits, sample.labels, sample.weights)
         return EosTerm(loss, state, eos_sums(logits, sample, loss, self.buffer.can_sample(state), self.threshold))
 
@@ -148,6 +164,44 @@ def match_intake(labels: jax.Array, valid: jax.Array, key: jax.Array) -> jax.Arr
     score = jnp.where(negative, jax.random.uniform(key, labels.shape), 2.0)
     rank = jnp.argsort(jnp.argsort(score))
     return positive | (negative & (rank < positive.sum()))
+
+
+@dataclasses.dataclass(frozen=True)
+class BufferAndFreshObjective(BufferObjective):
+    """Draws from the buffer, and the fresh rows, whose gradient goes on into the policy, so that hidden states learn to tell the ends.
+
+        loss = BCE(draw) + fresh_weight * BCE(fresh rows at the share of ends of the data)
+
+    The head answers for the share of ends in the draws. Its logits of fresh rows are therefore corrected to the share in the data before
+    they are compared with the labels (`calibration.prior_shift`): both terms then have their minimum at the same head, and ask nothing of
+    the policy that is only about how often ends are shown. The term of the fresh rows waits for the buffer, too: a head that has not learnt
+    yet has nothing to teach the policy.
+
+    Attributes:
+      fresh_weight: of the fresh rows, the draw's being 1.
+      share_of_ends: in the training data, between 0 and 1; without it there is no loss, but everything else.
+    """
+
+    fresh_weight: float = 0.1
+    share_of_ends: float | None = None
+
+    @property
+    def sums(self) -> tuple[str, ...]:
+        """Beside those of the draws, `FRESH_LOSS`: the mean over the fresh rows, without its weight."""
+        return (*EOS_SUMS, FRESH_LOSS)
+
+    def loss(self, head, state, rows, keys, axis_name=None) -> EosTerm:
+        """Both terms; exactly 0, without gradient, while the buffer is not ready. Raises `ValueError` without `share_of_ends`."""
+        if self.share_of_ends is None:
+            raise ValueError("share_of_ends: expected a number, got None")
+        state, sample = self._draw(state, rows, keys, axis_name)
+        logits = head(jnp.concatenate([sample.items, rows.hidden]))  # at once: the head drops each row by numbers of its own
+        drawn = len(sample.labels)
+        term = self._term(logits[:drawn], state, sample)
+        corrected = logits[drawn:] + prior_shift(self.buffer.drawn_share, self.share_of_ends)
+        each = losses.bce(corrected, rows.labels, 0.0) * rows.valid
+        fresh = term.sums["eos_updates"] * jnp.sum(each) * rows.scale
+        return EosTerm(term.loss + self.fresh_weight * fresh, state, term.sums | {FRESH_LOSS: pmean(fresh, axis_name)})
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,13 +11,13 @@ import optax
 from flax import struct
 
 from eosjax.buffer import BalancedBuffer, BalancedBufferState
-from eosjax.config import BALANCED_BUFFER, TrainConfig
+from eosjax.config import BUFFER_FRESH, TrainConfig
 from eosjax.models.heads import EosHead
 from eosjax.models.openvla import VLAConfig
 from eosjax.models.parts import make_eos_head
 from eosjax.models.policies import Params, Policy, make_policy
-from eosjax.training.metrics import ACTION_SUMS, EOS_SUMS, zero_window
-from eosjax.training.objectives import BufferObjective, EosObjective, FreshObjective
+from eosjax.training.metrics import ACTION_SUMS, zero_window
+from eosjax.training.objectives import BufferAndFreshObjective, BufferObjective, EosObjective, FreshObjective
 from eosjax.training.optim import learning_rate_schedule, make_optimizer
 
 
@@ -34,7 +34,7 @@ class Learner:
     optimizer: optax.GradientTransformationExtraArgs
     schedule: optax.Schedule
     lambda_eos: float
-    eos_backbone_grad: bool
+    eos_reaches_policy: bool
     micro_batches: int
     log_freq: int
 
@@ -68,7 +68,7 @@ def make_learner(config: TrainConfig, vla_config: VLAConfig, share_of_ends: floa
         optimizer=make_optimizer(schedule),
         schedule=schedule,
         lambda_eos=config.lambda_eos,
-        eos_backbone_grad=config.eos_backbone_grad,
+        eos_reaches_policy=config.eos_reaches_policy,
         micro_batches=config.grad_accumulation_steps,
         log_freq=config.log_freq,
     )
@@ -76,7 +76,10 @@ def make_learner(config: TrainConfig, vla_config: VLAConfig, share_of_ends: floa
 
 def make_objective(config: TrainConfig, share_of_ends: float | None) -> EosObjective:
     """How the `eos_*` flags have the EOS head trained; arguments as in `make_learner`."""
-    if config.eos_loss == BALANCED_BUFFER:
+    if config.eos_loss == BUFFER_FRESH:
+        weight = config.lambda_eos_policy / config.lambda_eos  # of the step's term, which counts lambda_eos times
+        return BufferAndFreshObjective(config.eos_threshold, make_buffer(config), config.eos_age_match, weight, share_of_ends)
+    if config.uses_buffer:
         return BufferObjective(config.eos_threshold, make_buffer(config), config.eos_age_match)
     return FreshObjective(config.eos_threshold, config.eos_loss, share_of_ends)
 
@@ -114,4 +117,4 @@ def init_state(learner: Learner, trainable: Params, rng: jax.Array) -> TrainStat
 
 def sum_names(learner: Learner) -> tuple[str, ...]:
     """What an update of this learner sums up for the log."""
-    return (*ACTION_SUMS, *learner.policy.extra_sums, *(EOS_SUMS if learner.eos_head is not None else ()))
+    return (*ACTION_SUMS, *learner.policy.extra_sums, *(learner.objective.sums if learner.objective is not None else ()))

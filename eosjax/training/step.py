@@ -1,10 +1,12 @@
 """One update, as a pure function of (state, frozen weights, batch). Knows no pmap: only the name of an axis to reduce over.
 
     total = action loss + lambda_eos * BCE(eos_head(hidden states drawn from the buffer), labels)
+                       (+ lambda_eos_policy * BCE(eos_head(hidden states of this batch), labels), with `--eos_loss buffer_fresh`)
 
 The action loss is that of the policy (`eosjax.models.policies`): L1 by default. The EOS loss is that of `eosjax.training.objectives`.
 The drawn rows are *inputs* (stop-gradient on their way into the buffer) and the head runs on them inside the differentiated function:
-that is what gives the head its gradient, and the policy none from this term.
+that is what gives the head its gradient, and the policy none from this term. What the policy learns about ends comes from the rows of the
+batch, if the flags let it.
 """
 
 from __future__ import annotations
@@ -124,7 +126,7 @@ def _total_loss(
     if head is None or objective is None:
         return action_loss, (buffer, sums)
 
-    if not learner.eos_backbone_grad:
+    if not learner.eos_reaches_policy:
         hidden = lax.stop_gradient(hidden)
     columns = (x.reshape(-1, *x.shape[2:]) for x in (hidden, batch.eos, batch.valid))
     rows = EosRows(*columns, scale=scales.rows)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eosjax.bench.compared_objectives import BufferAndFresh, DetachedLogits, EmptiedBuffer
+from eosjax.bench.compared_objectives import CrossBatchMemory, DetachedLogits, EmptiedBuffer
 from eosjax.bench.methods import all_methods
 from eosjax.buffer import BalancedBuffer
 from eosjax.training.keys import forward_keys
@@ -87,7 +87,7 @@ def test_nothing_from_before_comes_out_of_an_emptied_buffer():
 def test_memory_and_fresh_rows_add_up_behind_the_warm_up():
     batch = rows([1.0, 2.0, -1.0, 0.5, 3.0, 9.0], [1, 0, 0, 1, 0, 1], [1, 1, 1, 1, 1, 0])
     fresh = bce([1.5, 3, -1.5, 0.75, 4.5], [1, 0, 0, 1, 0])
-    objective = BufferAndFresh(0.5, BufferObjective(0.5, SMALL), fresh_weight=0.5, warmup=2)
+    objective = CrossBatchMemory(0.5, BufferObjective(0.5, SMALL), fresh_weight=0.5, warmup=2)
     memory = [value for value, *_ in run(objective.buffered, [batch] * 4)]
     found = run(objective, [batch] * 4)
     assert [value for value, *_ in found] == pytest.approx(
@@ -100,7 +100,7 @@ def test_memory_and_fresh_rows_add_up_behind_the_warm_up():
 
 
 def test_prior_of_memory_and_fresh_rows_is_where_the_mixed_loss_has_its_minimum():
-    share, objective = 0.03, BufferAndFresh(0.5, BufferObjective(0.5, SMALL), fresh_weight=0.7)
+    share, objective = 0.03, CrossBatchMemory(0.5, BufferObjective(0.5, SMALL), fresh_weight=0.7)
     logits = np.linspace(-6, 6, 100_001)  # one answer for all rows: its best value is the log-odds of the prior
 
     def loss(prior):
@@ -117,6 +117,6 @@ def test_methods_answer_in_the_same_world():
         trained = {"emptied": 5 / 15, "draw_10": 10 / 30, "draw_20": 20 / 40, "pos_weight": 0.5, "logit_adjust": 0.5}.get(
             method.name, 15 / 35
         )
-        if method.name in ("bce", "focal", "buffer_fresh"):
+        if method.name in ("bce", "focal", "xbm"):
             continue  # without a shift, with another formula, and above
         assert method.calibration.probabilities(np.log(trained / (1 - trained))) == pytest.approx(share), method.name

@@ -8,18 +8,19 @@ import numpy as np
 import optax
 import pytest
 
-from eosjax.bench.compared_objectives import BufferAndFresh, DetachedLogits
+from eosjax.bench.compared_objectives import CrossBatchMemory, DetachedLogits
 from eosjax.bench.heads import BLOCK, HeadTrainer, Rows
 from eosjax.buffer import BalancedBuffer
 from eosjax.models.heads import EosHead
 from eosjax.training.keys import forward_keys, run_keys
-from eosjax.training.objectives import BufferObjective, EosRows, FreshObjective
+from eosjax.training.objectives import BufferAndFreshObjective, BufferObjective, EosRows, FreshObjective
 
 BUFFER = BalancedBuffer(6, 2, 3, 3, 4)
 OBJECTIVES = {
     "buffer": BufferObjective(0.5, BUFFER),
     "fresh": FreshObjective(0.5, "pos_weight", 0.2),
-    "both": BufferAndFresh(0.5, BufferObjective(0.5, BUFFER, age_match=True), warmup=2),
+    "both": CrossBatchMemory(0.5, BufferObjective(0.5, BUFFER, age_match=True), warmup=2),
+    "buffer_fresh": BufferAndFreshObjective(0.5, BUFFER, fresh_weight=0.3, share_of_ends=0.2),
     "detached": DetachedLogits(0.5, BUFFER),
 }
 UPDATES = 12

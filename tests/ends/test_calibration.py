@@ -169,6 +169,7 @@ def test_numbers_that_make_no_sense_are_refused(shares):
 def test_the_exact_calibration_of_the_default_is_the_worked_case():
     calibration = exact_calibration(TrainConfig(), SHARE)
     assert trained_prior(TrainConfig(), SHARE) == 15 / 35
+    assert exact_calibration(TrainConfig(eos_loss="buffer_fresh"), SHARE) == calibration
     assert calibration.probabilities(0.0) == pytest.approx(0.0165, abs=5e-5)
     assert exact_calibration(TrainConfig(eos_sample_positive=20, eos_min_positive=20), SHARE).shift == pytest.approx(logit(SHARE))
 

@@ -41,7 +41,7 @@ def metrics(**values):
 
 
 def row(micro_batches=1, **values):
-    return to_row(metrics(**values), lambda_eos=2.0, micro_batches=micro_batches)
+    return to_row(metrics(**values), lambda_eos=2.0, lambda_eos_policy=0.2, micro_batches=micro_batches)
 
 
 def test_row_of_a_window():
@@ -75,6 +75,13 @@ def test_columns_count_updates_where_an_update_has_several_micro_batches():
     expected = {"age_positive": 1.0, "age_negative": 0.25, "updated": 0.5, "loss": 0.3}
     assert {name: result[f"train/eos_{name}"] for name in expected} == pytest.approx(expected)
     assert result["train/total_loss"] == pytest.approx(2.0 * 1.2 / 8)
+
+
+def test_fresh_rows_beside_draws_have_their_column_and_their_weight():
+    result = row(2, steps=4.0, eos_loss=1.2, eos_updates=4.0, eos_fresh_loss=0.8)
+    assert result["train/eos_fresh_loss"] == pytest.approx(0.2)
+    assert result["train/total_loss"] == pytest.approx((2.0 * 1.2 + 0.2 * 0.8) / 8)
+    assert "train/eos_fresh_loss" not in row(2, steps=4.0)
 
 
 def test_row_while_waiting_is_all_numbers():

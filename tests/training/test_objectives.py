@@ -1,5 +1,6 @@
 """What the EOS head learns from: each loss against NumPy, the intake of the buffer against its counts, devices against one device."""
 
+import functools
 import math
 
 import chex
@@ -7,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eosjax import losses
@@ -15,7 +16,14 @@ from eosjax.buffer import BalancedBuffer
 from eosjax.config import TrainConfig
 from eosjax.flag_values import ConfigError
 from eosjax.training.keys import forward_keys
-from eosjax.training.objectives import BufferObjective, EosRows, FreshObjective, gather_intake, match_intake
+from eosjax.training.objectives import (
+    BufferAndFreshObjective,
+    BufferObjective,
+    EosRows,
+    FreshObjective,
+    gather_intake,
+    match_intake,
+)
 
 SHARE = 0.1
 ITEM = jax.ShapeDtypeStruct((2, 3), jnp.float32)
@@ -79,13 +87,83 @@ def test_a_fresh_loss_is_the_mean_over_valid_rows(kind):
 def test_every_fresh_loss_is_a_flag():
     for kind in losses.FRESH_LOSSES:
         assert TrainConfig(eos_loss=kind).eos_loss == kind
-    with pytest.raises(ConfigError, match=f"--eos_loss must be one of balanced_buffer, {', '.join(losses.FRESH_LOSSES)}, got other"):
+    with pytest.raises(
+        ConfigError, match=f"--eos_loss must be one of balanced_buffer, buffer_fresh, {', '.join(losses.FRESH_LOSSES)}, got other"
+    ):
         TrainConfig(eos_loss="other")
 
 
 def test_a_fresh_loss_needs_to_know_the_share_of_ends():
     with pytest.raises(ValueError, match="share_of_ends: expected a number for the loss 'bce', got None"):
         FreshObjective(0.5, "bce", None).loss(head_of(WEIGHT), None, random_rows(4), KEYS)
+    both = BufferAndFreshObjective(0.5, BUFFER)
+    with pytest.raises(ValueError, match="share_of_ends: expected a number, got None"):
+        both.loss(head_of(WEIGHT), both.init(ITEM), random_rows(4), KEYS)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def gradients(objective, state, rows):
+    """(of the head's weight, of the hidden states, the term) of one forward pass."""
+
+    def loss(weight, hidden):
+        term = objective.loss(head_of(weight), state, rows._replace(hidden=hidden), KEYS)
+        return term.loss, term
+
+    (of_weight, of_hidden), term = jax.grad(loss, argnums=(0, 1), has_aux=True)(WEIGHT, rows.hidden)
+    return of_weight, of_hidden, term
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def of_fresh_rows(share, rows):
+    """Cross-entropy of what the head says, corrected from 2 of 5 ends in a draw to their share in the data; with gradients as above."""
+
+    def loss(weight, hidden):
+        logits = head_of(weight)(hidden) + math.log(share / (1 - share)) - math.log(2 / 3)
+        each = jnp.logaddexp(0, jnp.where(rows.labels > 0.5, -logits, logits))
+        return jnp.sum(jnp.where(rows.valid, each, 0)) / rows.valid.sum()
+
+    return jax.value_and_grad(loss, argnums=(0, 1))(WEIGHT, rows.hidden)
+
+
+FILL = jax.jit(lambda rows: BUFFER.add(BUFFER.init(ITEM), *rows[:3]))
+
+
+@given(st.integers(0, 1000))
+@settings(max_examples=20)
+def test_draws_teach_the_head_alone_and_fresh_rows_head_and_policy(seed):
+    weight, drawn = 0.7, BufferObjective(0.5, BUFFER)
+    both = BufferAndFreshObjective(0.5, BUFFER, fresh_weight=weight, share_of_ends=SHARE)
+    rows, state = random_rows(20, seed, share=0.5), FILL(random_rows(40, seed + 1, share=0.5))
+    fresh, (fresh_of_weight, fresh_of_hidden) = of_fresh_rows(SHARE, rows)
+    of_draw, nothing, draw = gradients(drawn, state, rows)
+    of_weight, of_hidden, term = gradients(both, state, rows)
+    assert not np.any(nothing)
+    np.testing.assert_allclose(of_hidden, weight * fresh_of_hidden, rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(of_weight, of_draw + weight * fresh_of_weight, rtol=1e-3, atol=1e-5)
+    assert term.sums["eos_fresh_loss"] == pytest.approx(float(fresh), rel=1e-4)
+    assert term.loss == pytest.approx(float(draw.loss + weight * fresh), rel=1e-4)
+    chex.assert_trees_all_equal(term.state, draw.state)
+    chex.assert_trees_all_close({name: term.sums[name] for name in draw.sums}, draw.sums, rtol=1e-5)
+
+
+def test_fresh_rows_wait_for_the_buffer():
+    both = BufferAndFreshObjective(0.5, BUFFER, share_of_ends=SHARE)
+    of_weight, of_hidden, term = gradients(both, both.init(ITEM), random_rows(12, share=0.0))
+    assert not np.any(of_weight)
+    assert not np.any(of_hidden)
+    assert term.loss == term.sums["eos_fresh_loss"] == term.sums["eos_updates"] == 0
+
+
+def test_both_terms_have_their_minimum_at_the_same_answer():
+    """Rows that cannot be told apart: the best logit is that of the draws' share, and the gradient of the fresh rows is zero there."""
+    labels = jnp.arange(100) < 10
+    rows = EosRows(jnp.ones((100, 2, 3)), labels.astype(jnp.float32), jnp.ones(100, bool), jnp.float32(1 / 100))
+    both = BufferAndFreshObjective(0.5, BUFFER, fresh_weight=1.0, share_of_ends=0.1)
+
+    def loss(logit):
+        return both.loss(lambda hidden: jnp.broadcast_to(logit, len(hidden)), both.init(ITEM), rows, KEYS).loss
+
+    assert float(jax.jit(jax.grad(loss))(math.log(2 / 3))) == pytest.approx(0, abs=1e-6)
 
 
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=30), st.integers(0, 5))
@@ -118,6 +196,7 @@ def test_matched_rings_have_the_same_age(age_match):
 OBJECTIVES = {
     "buffer": BufferObjective(0.5, BUFFER),
     "age_match": BufferObjective(0.5, BUFFER, age_match=True),
+    "buffer_fresh": BufferAndFreshObjective(0.5, BUFFER, fresh_weight=0.7, share_of_ends=SHARE),
     **{kind: FreshObjective(0.5, kind, SHARE) for kind in losses.FRESH_LOSSES},
 }
 

@@ -97,11 +97,45 @@ def test_a_loss_on_fresh_rows_reaches_the_policy_only_if_asked(batches, reaches_
     assert any(changed) == reaches_policy
 
 
+def test_beside_draws_fresh_rows_reach_the_policy_with_a_weight_of_their_own(batches):
+    """Adam hides the size of a gradient, so it is the gradients that are compared: of the first update that has one of the ends."""
+    moments = []
+    for draws, fresh in ((2.0, 0.2), (4.0, 0.2), (2.0, 0.4), (2.0, 1e-9)):
+        learner, start, frozen = build_stub(eos_loss="buffer_fresh", lambda_eos=draws, lambda_eos_policy=fresh)
+        state, metrics = run(learner, start, frozen, batches[:1])
+        assert metrics.last["eos_updates"] == 1
+        assert metrics.window["eos_fresh_loss"] > 0
+        moments.append(first_moments(state))
+    usual, other_draws, twice, without = moments
+    chex.assert_trees_all_close(other_draws["vla"], usual["vla"], rtol=1e-4, atol=1e-8)
+    assert not np.allclose(other_draws["eos_head"]["fc3"]["kernel"], usual["eos_head"]["fc3"]["kernel"], rtol=1e-3)
+    for part in ("vla", "eos_head"):
+        rise, rise_of_twice = (jax.tree.map(lambda a, b: a - b, each[part], without[part]) for each in (usual, twice))
+        assert not is_zero(rise)
+        chex.assert_trees_all_close(jax.tree.map(lambda x: 2 * x, rise), rise_of_twice, rtol=1e-2, atol=1e-6)
+    chex.assert_trees_all_equal(usual["action_head"], without["action_head"])
+
+
+def test_fresh_rows_reach_the_adapters(batches):
+    """The loss of the actions knows no labels: what the adapters learn of other labels comes from the rows of the batch."""
+    learner, start, frozen = build(lora_rank=4, eos_loss="buffer_fresh")
+    flipped = batches[0]._replace(eos=np.where(batches[0].valid, 1 - batches[0].eos, 0).astype(np.float32))
+    one, other = (first_moments(run(learner, start, frozen, [batch])[0]) for batch in (batches[0], flipped))
+    assert not all(np.allclose(a, b) for a, b in zip(*(jax.tree.leaves(each["lora"]) for each in (one, other)), strict=True))
+    chex.assert_trees_all_equal(one["action_head"], other["action_head"])
+
+
+def first_moments(state):
+    """Adam's averages of the gradients, by part: a tenth of the gradients themselves after the first update."""
+    moments = [leaf.mu for leaf in jax.tree.leaves(state.opt_state, is_leaf=lambda x: hasattr(x, "mu")) if hasattr(leaf, "mu")]
+    return {part: tree for each in moments for part, tree in each.items() if jax.tree.leaves(tree)}
+
+
 class TestWaitingHead:
     def test_nothing_of_the_head_moves_before_the_buffer_is_ready(self, batches):
         learner, start, frozen = build_stub(**never_ready())
         state, metrics = run(learner, start, frozen, batches[:4])
-        row = to_row(jax.device_get(metrics), lambda_eos=2.0, micro_batches=1)
+        row = to_row(jax.device_get(metrics), lambda_eos=2.0, lambda_eos_policy=0.2, micro_batches=1)
         assert row["train/eos_loss"] == 0.0
         assert row["train/eos_updated"] == 0.0
         assert row["train/eos_grad_norm"] == 0.0
@@ -225,7 +259,7 @@ def test_every_micro_batch_enters_the_buffer_and_draws(batches):
     state, metrics = run(learner, state, frozen, batches[:5])
     assert int(state.buffer.adds) == 20
     assert int(state.buffer.positive.seen) == sum(int(batch.eos.sum()) for batch in batches[:5])
-    row = to_row(jax.device_get(metrics), lambda_eos=2.0, micro_batches=4)
+    row = to_row(jax.device_get(metrics), lambda_eos=2.0, lambda_eos_policy=0.2, micro_batches=4)
     assert row["train/eos_updated"] == 1.0
     assert row["train/eos_updates"] <= 20
 
