@@ -30,8 +30,10 @@ def parse(argv: Sequence[str]) -> TrainConfig:
     known = {field.name for field in dataclasses.fields(TrainConfig)} | {"config_path", "help"}
     for name in flag_names(args):
         _check_known(name, known, prefix="--", where="unknown flag")
+    args = _with_files(args, known)
+    _check_paths(args)
     try:
-        return draccus.parse(TrainConfig, args=_with_files(args, known), exit_on_error=False)
+        return draccus.parse(TrainConfig, args=args, exit_on_error=False)
     except ConfigError:
         raise
     except Exception as error:  # draccus wraps what __post_init__ raises, at times more than once
@@ -72,6 +74,15 @@ def _with_files(args: Sequence[str], known: set[str]) -> list[str]:
         else:
             others.append(arg)
     return of_files + others
+
+
+def _check_paths(args: Sequence[str]) -> None:
+    """An empty path, as of a variable of the shell that is not set, would mean the current folder."""
+    paths = {f"--{field.name}" for field in dataclasses.fields(TrainConfig) if "Path" in str(field.type)}
+    for arg, following in zip(args, [*args[1:], ""], strict=False):
+        flag, sep, value = arg.partition("=")
+        if flag in paths and not (value if sep else following).strip(" '\""):
+            raise ConfigError(f"{flag}: expected a path, got an empty text")
 
 
 def _check_known(name: str, known: set[str], *, prefix: str, where: str) -> None:

@@ -180,6 +180,21 @@ def test_a_mixture_is_read_from_the_name():
     assert "libero_4_task_suites" in NAMED_MIXTURES
 
 
+@pytest.mark.parametrize("args", [["--substep_labels_path", ""], ["--data_root_dir= "], ["--cache_dir", "''"], ["--run_root_dir"]])
+def test_an_empty_path_is_not_the_current_folder(args):
+    with pytest.raises(ConfigError, match=f"{args[0].split('=')[0]}: expected a path, got an empty text"):
+        parse(args)
+
+
+def test_an_empty_path_of_a_file_is_not_the_current_folder(tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("substep_labels_path: ''\n")
+    with pytest.raises(ConfigError, match="--substep_labels_path: expected a path, got an empty text"):
+        load(recipe)
+    recipe.write_text("substep_labels_path:\n")
+    assert load(recipe) == TrainConfig()
+
+
 def test_each_dataset_of_a_mixture_has_its_labels():
     config = dataclasses.replace(TrainConfig(), dataset_name="one,eosjax_demo,two:3")
     assert config.label_paths == (None, None, None)

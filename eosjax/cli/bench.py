@@ -18,7 +18,7 @@ from tqdm import tqdm
 from eosjax.bench import sweep
 from eosjax.bench.cache import HiddenCache, open_cache
 from eosjax.bench.methods import REFERENCE, Method, choose, with_and_without_memory
-from eosjax.cli.common import write_bytes, write_text
+from eosjax.cli.common import to_path, write_bytes, write_text
 from eosjax.reports.bench_plots import head_curves
 from eosjax.reports.bench_tables import edge_of_grid, head_quality, head_training
 from eosjax.reports.plots import png, svg
@@ -32,10 +32,10 @@ _SEEDS, _UPDATES = 5, 3000
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of the command."""
     parser.add_argument("what", choices=("eos",), help="what to compare: eos = ways to train the EOS head")
-    parser.add_argument("--cache", type=Path, required=True, metavar="DIR", help="folder that `eosjax cache-hidden` wrote")
+    parser.add_argument("--cache", type=to_path, required=True, metavar="DIR", help="folder that `eosjax cache-hidden` wrote")
     parser.add_argument(
         "--out",
-        type=Path,
+        type=to_path,
         required=True,
         metavar="DIR",
         help=f"folder for {RESULTS}, {SUMMARY} and curves; an interrupted comparison in it is continued",

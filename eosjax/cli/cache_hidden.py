@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from eosjax.bench.cache import Columns, check_new, fingerprint, write_cache
 from eosjax.bench.full import hidden_fn
+from eosjax.cli.common import to_path
 from eosjax.cli.trained import add_checkpoint_flags, load_with_eos
 from eosjax.cli.trained_data import add_place_flags, open_run_data
 from eosjax.config import TrainConfig
@@ -32,7 +33,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of the command."""
     add_checkpoint_flags(parser)
     add_place_flags(parser)
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the hidden states; must be new or empty")
+    parser.add_argument("--out", type=to_path, required=True, metavar="DIR", help="folder for the hidden states; must be new or empty")
 
 
 def run(args: argparse.Namespace) -> int:

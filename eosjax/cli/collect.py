@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import argparse
 import os
-from pathlib import Path
 
 from eosjax.cli import common
 from eosjax.data.rlds.write import LABELS_FILE
@@ -26,7 +25,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     common.add_boolean_flag(parser, "--plain_pictures", "pictures of LIBERO without reflections and antialiasing: half the time on a CPU")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, metavar="N", help="that make episodes (%(default)s)")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the dataset, its label file and attempts.json")
+    parser.add_argument(
+        "--out", type=common.to_path, required=True, metavar="DIR", help="folder for the dataset, its label file and attempts.json"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

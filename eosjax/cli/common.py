@@ -28,6 +28,13 @@ def integers(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in parts)
 
 
+def to_path(text: str) -> Path:
+    """A path of a flag, for `argparse`. An empty one, as of a variable of the shell that is not set, would mean the current folder."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("expected a path, got an empty text")
+    return Path(text)
+
+
 def write_text(path: Path, text: str) -> None:
     """Writes a file as a whole or not at all, and its folder if need be; `UserError` if that cannot be done."""
     write_bytes(path, text.encode())

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from eosjax.cli.common import integers
+from eosjax.cli.common import integers, to_path
 from eosjax.config import DEMO_DATASET, TrainConfig
 from eosjax.data.frames.store import FrameStore, open_store
 from eosjax.data.labels import FORMATS
@@ -34,14 +34,14 @@ def add_dataset_flags(parser: argparse.ArgumentParser, dataset_help: str = "data
     add = parser.add_argument_group("dataset").add_argument
     add(
         "--data_root_dir",
-        type=Path,
+        type=to_path,
         default=TrainConfig.data_root_dir,
         metavar="DIR",
         help="folder with the RLDS/TFDS and LeRobot datasets (%(default)s)",
     )
     add("--dataset_name", required=True, metavar="NAME", help=f"{dataset_help}; {DEMO_DATASET} is generated on first use")
-    add("--dataset_specs", type=Path, metavar="FILE", help="YAML file with the descriptions of your own datasets")
-    add("--cache_dir", type=Path, metavar="DIR", help="where frame stores are kept ($EOSJAX_CACHE or ~/.cache/eosjax)")
+    add("--dataset_specs", type=to_path, metavar="FILE", help="YAML file with the descriptions of your own datasets")
+    add("--cache_dir", type=to_path, metavar="DIR", help="where frame stores are kept ($EOSJAX_CACHE or ~/.cache/eosjax)")
 
 
 def add_format_flag(parser: argparse._ActionsContainer) -> None:

@@ -10,12 +10,12 @@ import argparse
 import dataclasses
 import functools
 import sys
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 from tqdm import tqdm
 
+from eosjax.cli.common import to_path
 from eosjax.cli.score import refuse_results, write_report
 from eosjax.cli.trained import add_checkpoint_flags, load_with_eos
 from eosjax.cli.trained_data import add_place_flags, open_run_data, placed
@@ -46,7 +46,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of the command."""
     add_checkpoint_flags(parser)
     parser.add_argument("--split", choices=SPLITS, help="of the run's own data: episodes that were held out, or those of training (val)")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="folder for the results (RUN/evaluation/STEP-SPLIT); must not have any yet")
+    parser.add_argument(
+        "--out", type=to_path, metavar="DIR", help="folder for the results (RUN/evaluation/STEP-SPLIT); must not have any yet"
+    )
     parser.add_argument("--threshold", type=float, metavar="P", help="probability from which a step ends a sub-step (the stored one)")
     parser.add_argument(
         "--nms", type=int, default=NMS_WINDOW, metavar="W", help="a firing silences lower scores up to W steps away (%(default)s)"
@@ -55,7 +57,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add_place_flags(parser)
     other = parser.add_argument_group("another labelled dataset, instead of the run's own")
     other.add_argument("--dataset_name", metavar="NAME", help="evaluate on all labelled episodes of this dataset, in --data_root_dir")
-    other.add_argument("--dataset_specs", type=Path, metavar="FILE", help="YAML file with its description")
+    other.add_argument("--dataset_specs", type=to_path, metavar="FILE", help="YAML file with its description")
     other.add_argument("--substep_labels_format", choices=FORMATS, help="format of its labels (auto)")
     other.add_argument("--statistics_of", metavar="NAME", help="dataset of the run whose statistics it is normalised with (the only one)")
 
@@ -76,6 +78,8 @@ def run(args: argparse.Namespace) -> int:
     if args.nms < 0:
         raise UserError(f"--nms: expected 0 steps or more, got {args.nms}")
     _check_subject(args)
+    if args.out is not None:
+        refuse_results(args.out)
     devices = choose_devices(args.num_devices)
     saved = load_with_eos(args)
     point = saved.operating_point

@@ -19,7 +19,7 @@ from typing import Any
 from safetensors import SafetensorError
 from tqdm import tqdm
 
-from eosjax.cli.common import add_boolean_flag
+from eosjax.cli.common import add_boolean_flag, to_path
 from eosjax.cli.trained import add_checkpoint_flags, load
 from eosjax.config import DEMO_MODEL
 from eosjax.data.stats import STATS_FILE, save_stats
@@ -40,7 +40,7 @@ CALIBRATION_FILE = "eos_calibration.json"
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of the command."""
     add_checkpoint_flags(parser)
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write; it must not exist, or be empty")
+    parser.add_argument("--out", type=to_path, required=True, metavar="DIR", help="folder to write; it must not exist, or be empty")
     parser.add_argument("--format", choices=("peft", "merged", "heads"), required=True, help="what to write beside the heads")
     add_boolean_flag(parser, "--torch", "write the heads as .pt files, which OpenVLA-OFT reads; needs torch (else: safetensors)")
     parser.add_argument("--max_shard_gb", type=float, default=5.0, metavar="GB", help="largest file of --format merged (%(default)s)")

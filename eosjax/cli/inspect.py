@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-from pathlib import Path
 
 import numpy as np
 
@@ -32,7 +31,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     labels = parser.add_argument_group("labels")
     labels.add_argument(
         "--substep_labels_path",
-        type=Path,
+        type=common.to_path,
         metavar="PATH",
         help="sub-step labels (default: the dataset's own; where it has none, the dataset alone is reported)",
     )
@@ -46,8 +45,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="batch size of the planned training, for the advice (%(default)s)",
     )
     report = parser.add_argument_group("report")
-    report.add_argument("--json", type=Path, metavar="FILE", help="write the numbers to this file, replacing it")
-    report.add_argument("--html", type=Path, metavar="FILE", help="write a self-contained page to this file, replacing it")
+    report.add_argument("--json", type=common.to_path, metavar="FILE", help="write the numbers to this file, replacing it")
+    report.add_argument("--html", type=common.to_path, metavar="FILE", help="write a self-contained page to this file, replacing it")
     report.add_argument(
         "--episodes", type=common.integers, metavar="0,7", help="episodes to show on the page (default: four, spread over the tasks)"
     )

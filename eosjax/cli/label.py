@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from pathlib import Path
 
 import numpy as np
 
@@ -31,17 +30,19 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of the command."""
     dataset.add_dataset_flags(parser)
     labels = parser.add_argument_group("labels")
-    labels.add_argument("--out", type=Path, metavar="FILE", help="label file to write; an existing file is not overwritten")
+    labels.add_argument("--out", type=common.to_path, metavar="FILE", help="label file to write; an existing file is not overwritten")
     labels.add_argument(
         "--lerobot_copy",
-        type=Path,
+        type=common.to_path,
         metavar="DIR",
         help="copy of the LeRobot dataset to write, with the labels as sub-tasks of its frames; its videos are links to the original's",
     )
     labels.add_argument(
-        "--plan", type=Path, metavar="FILE", help="JSON file with the sub-steps of each task in words (default: 'pick: <task>')"
+        "--plan", type=common.to_path, metavar="FILE", help="JSON file with the sub-steps of each task in words (default: 'pick: <task>')"
     )
-    labels.add_argument("--compare", type=Path, metavar="PATH", help="labels of the same dataset to score the detected ends against")
+    labels.add_argument(
+        "--compare", type=common.to_path, metavar="PATH", help="labels of the same dataset to score the detected ends against"
+    )
     dataset.add_format_flag(labels)
     state = parser.add_argument_group("state")
     dataset.add_position_flag(state)

@@ -43,9 +43,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--server", metavar="URL", help="ws:// or wss:// of an `eosjax serve` that plays the policy; --checkpoint is then not needed"
     )
-    parser.add_argument("--api_key_file", type=Path, metavar="FILE", help="file with the key of the server")
+    parser.add_argument("--api_key_file", type=common.to_path, metavar="FILE", help="file with the key of the server")
     parser.add_argument(
-        "--tls_ca", type=Path, metavar="FILE", help="certificate (PEM) to trust for wss://: that of the server, or of who signed it"
+        "--tls_ca",
+        type=common.to_path,
+        metavar="FILE",
+        help="certificate (PEM) to trust for wss://: that of the server, or of who signed it",
     )
     parser.add_argument("--statistics_of", metavar="NAME", help="dataset of the run whose units the environment has (the only one)")
     parser.add_argument(
@@ -75,7 +78,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "pictures of LIBERO without reflections and antialiasing: half the time on a CPU, for such training data",
     )
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the start states (%(default)s)")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the results and the finished episodes")
+    parser.add_argument("--out", type=common.to_path, required=True, metavar="DIR", help="folder for the results and the finished episodes")
     common.add_boolean_flag(parser, "--video", f"also write the filmed episodes (the first {_FILMED}) as MP4 files, or GIF without PyAV")
     add_place_flags(parser)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,10 +25,10 @@ METRICS, PAGE, DECISIONS = "metrics.json", "report.html", "decisions.html"
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of the command."""
     parser.add_argument(
-        "file", type=Path, metavar="FILE", help="CSV with the columns episode, step, score, label; or a decision log (.jsonl)"
+        "file", type=common.to_path, metavar="FILE", help="CSV with the columns episode, step, score, label; or a decision log (.jsonl)"
     )
     parser.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help=f"folder for {METRICS} and {PAGE}; it must not contain them yet"
+        "--out", type=common.to_path, required=True, metavar="DIR", help=f"folder for {METRICS} and {PAGE}; it must not contain them yet"
     )
     parser.add_argument("--threshold", type=float, default=0.5, metavar="P", help="score from which a step may fire (%(default)s)")
     parser.add_argument(
@@ -62,7 +63,12 @@ def _show_decisions(args: argparse.Namespace) -> None:
 
 
 def refuse_results(folder: Path) -> None:
-    """Raises a `UserError` if the folder has results that would be overwritten."""
+    """Raises a `UserError` if the folder has results that would be overwritten, or if none can be written to it."""
+    nearest = next(each for each in (folder.absolute(), *folder.absolute().parents) if each.exists())
+    if not nearest.is_dir():
+        raise UserError(f"--out {folder}: expected a folder, {nearest} is a file")
+    if not os.access(nearest, os.W_OK):
+        raise UserError(f"--out {folder}: no permission to write to {nearest}")
     found = [name for name in (METRICS, PAGE, DECISIONS) if (folder / name).exists()]
     if found:
         raise UserError(f"--out {folder}: expected a folder without results, it has {' and '.join(found)}; choose another or move them")

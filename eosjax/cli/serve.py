@@ -11,6 +11,7 @@ import logging
 import ssl
 from pathlib import Path
 
+from eosjax.cli.common import to_path
 from eosjax.cli.trained import add_checkpoint_flags
 from eosjax.documents import read_text
 from eosjax.serving.hosted import HostedPolicy
@@ -32,9 +33,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     where = parser.add_argument_group("where, and for whom")
     where.add_argument("--host", default=ServerSettings.host, help="address to listen on (%(default)s); 0.0.0.0 for all")
     where.add_argument("--port", type=int, default=ServerSettings.port, help="port to listen on (%(default)s); 0 for a free one")
-    where.add_argument("--api_key_file", type=Path, metavar="FILE", help="file with the key that a client must bring")
-    where.add_argument("--tls_cert", type=Path, metavar="FILE", help="certificate chain (PEM), to encrypt: wss://")
-    where.add_argument("--tls_key", type=Path, metavar="FILE", help="private key of the certificate (PEM)")
+    where.add_argument("--api_key_file", type=to_path, metavar="FILE", help="file with the key that a client must bring")
+    where.add_argument("--tls_cert", type=to_path, metavar="FILE", help="certificate chain (PEM), to encrypt: wss://")
+    where.add_argument("--tls_key", type=to_path, metavar="FILE", help="private key of the certificate (PEM)")
     for flag, metavar, default, text in (
         ("execute_steps", "N", None, "actions of a chunk that a robot executes before it asks again, if it does not say (all)"),
         ("max_batch", "N", ServerSettings.max_batch, "most requests computed together (%(default)s)"),

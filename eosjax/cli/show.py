@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 
+from eosjax.cli.common import to_path
 from eosjax.cli.trained import add_step_flag
 from eosjax.reports.tables import table
 from eosjax.runs.describe import RunDescription, describe_run
@@ -15,11 +15,11 @@ from eosjax.runs.describe import RunDescription, describe_run
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of the command."""
-    parser.add_argument("run_dir", type=Path, metavar="RUN", help="folder of the training run")
+    parser.add_argument("run_dir", type=to_path, metavar="RUN", help="folder of the training run")
     add_step_flag(parser)
     parser.add_argument("--vla_path", metavar="PATH", help="look for the frozen base weights here")
-    parser.add_argument("--data_root_dir", type=Path, metavar="DIR", help="look for the datasets here")
-    parser.add_argument("--substep_labels_path", type=Path, metavar="PATH", help="look for the labels here")
+    parser.add_argument("--data_root_dir", type=to_path, metavar="DIR", help="look for the datasets here")
+    parser.add_argument("--substep_labels_path", type=to_path, metavar="PATH", help="look for the labels here")
     parser.add_argument("--json", action="store_true", help="print everything as JSON, with the whole record of the checkpoint")
 
 

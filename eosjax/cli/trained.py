@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
+from eosjax.cli.common import to_path
 from eosjax.runs.load import BEST, NEWEST, SavedRun, load_run
 from eosjax.types import UserError
 
 
 def add_checkpoint_flags(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
     """Adds the flags that name a checkpoint, and where its base weights are."""
-    parser.add_argument("--checkpoint", type=Path, required=required, metavar="RUN", help="folder of the training run")
+    parser.add_argument("--checkpoint", type=to_path, required=required, metavar="RUN", help="folder of the training run")
     add_step_flag(parser)
     parser.add_argument("--vla_path", metavar="PATH", help="where the frozen base weights are now, if not where the run found them")
 

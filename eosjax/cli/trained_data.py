@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from pathlib import Path
 
+from eosjax.cli.common import to_path
 from eosjax.config import TrainConfig
 from eosjax.runs.data import RunData, reopen_data
 from eosjax.runs.load import SavedRun, open_tokenizer
@@ -15,7 +15,7 @@ def add_place_flags(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     """Adds the flags that say where the data of the run are now."""
     places = parser.add_argument_group("where the data are now, if not where they were (as in train.py)")
     for name, metavar in (("data_root_dir", "DIR"), ("substep_labels_path", "PATH"), ("cache_dir", "DIR")):
-        places.add_argument(f"--{name}", type=Path, metavar=metavar)
+        places.add_argument(f"--{name}", type=to_path, metavar=metavar)
     return places
 
 

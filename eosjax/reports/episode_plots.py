@@ -136,7 +136,7 @@ def picture_timeline(
             middle, above = (first + last) / 2, axes.get_xaxis_transform()
             axes.text(middle, 1.02, instructions[first], transform=above, ha="center", va="bottom", fontsize=8, rotation=12)
     axes.set(xlabel="control step", ylim=(0, max(0.05, 1.15 * float(probability.max()))), xlim=(0, len(ends)))
-    axes.legend(fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)  # never over the curve
+    bottom.legend(fontsize=9, loc="outside lower center", ncols=2)  # below the label of the axis, never over the curve
     figure.suptitle(title)
     return figure
 

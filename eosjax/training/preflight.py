@@ -77,6 +77,8 @@ def _check_dataset(config: TrainConfig, name: str, labels: Path | None) -> None:
         raise ConfigError(f"no dataset at {config.data_root_dir / name}: set --data_root_dir to the folder that holds {name}/")
     if labels is not None and not labels.exists():
         raise ConfigError(f"--substep_labels_path {labels}: no such file")
+    if labels is not None and not (labels.is_file() or labels.is_dir()):
+        raise ConfigError(f"--substep_labels_path {labels}: not a regular file; a pipe, say, can be read only once")
     if labels is None and config.use_substep_eos and name != configs.DEMO_DATASET and own_labels(config.data_root_dir, name) is None:
         raise ConfigError(
             "--substep_labels_path is missing: the ends of the sub-steps come from it (or train without them: --use_substep_eos False "

@@ -18,10 +18,13 @@ from tests.page import Page
         (("--dataset_specs", "specs.yaml"), "--dataset_specs: is about another dataset; name it with --dataset_name"),
         (("--substep_labels_format", "auto"), "--substep_labels_format: is about another dataset"),
         (("--statistics_of", "libero_goal"), "--statistics_of: is about another dataset"),
+        (("--out", "{tmp_path}"), "expected a folder without results, it has metrics.json"),
+        (("--out", "{tmp_path}/metrics.json/results"), "metrics.json is a file"),
     ],
 )
-def test_flags_that_would_be_ignored_are_refused_before_anything_is_read(refused, flags, message):
-    assert message in refused("evaluate", "--checkpoint", "nowhere", *flags)
+def test_wrong_flags_are_refused_before_anything_is_read(refused, flags, message, tmp_path):
+    (tmp_path / "metrics.json").touch()
+    assert message in refused("evaluate", "--checkpoint", "nowhere", *(flag.format(tmp_path=tmp_path) for flag in flags))
 
 
 def test_figures_are_those_of_the_validation(run, trained, labels):

@@ -37,6 +37,7 @@ def test_each_command_explains_itself_and_its_flags(run, name):
         (["inspect", "--dataset_name", "x", "--no_such", "1"], "--no_such"),
         (["inspect", "--dataset_name", "x", "--episodes", "1;2"], "separated by commas; got '1;2'"),
         (["inspect", "--dataset_name", "x", "--allow", "all"], "--allow: expected some of these, separated by commas (unlabelled: "),
+        (["inspect", "--dataset_name", "x", "--substep_labels_path", ""], "--substep_labels_path: expected a path, got an empty text"),
         (["export", "--torch", "perhaps"], "expected True or False, got 'perhaps'"),
     ],
 )

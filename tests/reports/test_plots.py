@@ -8,6 +8,7 @@ from xml.etree import ElementTree
 import matplotlib
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 from eosjax.ends.events import ScoredEpisode
@@ -123,6 +124,13 @@ def test_picture_timeline_at_the_edges(where):
     figure = picture_timeline("episode 1", np.linspace(0, 1, 10), ends, ["go"] * 10, [PICTURE] * len(where))
     drawn = texts(plots.svg(figure))
     assert [f"step {step}" for step in where] == [text for text in drawn if text.startswith("step ")]
+
+
+def test_the_legend_of_a_picture_timeline_lies_below_the_label_of_the_axis():
+    figure = picture_timeline("episode 1", np.linspace(0, 1, 10), np.arange(10) == 4, ["go"] * 10, [PICTURE])
+    FigureCanvasAgg(figure).draw()
+    below = figure.subfigs[1]
+    assert below.legends[0].get_window_extent().y1 < below.axes[0].xaxis.label.get_window_extent().y0
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Paths that are missing and runs that are in the way are named before anything is built."""
 
 import dataclasses
+import os
 import shutil
 from pathlib import Path
 
@@ -39,6 +40,11 @@ class TestPaths:
             check_paths(dataclasses.replace(sound, substep_labels_path=Path("no.json")))
         with pytest.raises(ConfigError, match="--substep_labels_path is missing"):
             check_paths(dataclasses.replace(sound, substep_labels_path=None))
+
+    def test_labels_that_are_a_pipe(self, sound, tmp_path):
+        os.mkfifo(tmp_path / "pipe")
+        with pytest.raises(ConfigError, match="pipe: not a regular file"):
+            check_paths(dataclasses.replace(sound, substep_labels_path=tmp_path / "pipe"))
 
     def test_every_dataset_of_a_mixture_is_looked_for(self, sound):
         mixed = dataclasses.replace(sound, dataset_name="libero_goal_no_noops,libero_10:2")
