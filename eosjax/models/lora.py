@@ -84,9 +84,29 @@ class LoRADense(nn.Module):
         a = self.variable(LORA, "a", lambda: gaussian(self.make_rng("params"), (x.shape[-1], rank), jnp.float32))
         b = self.variable(LORA, "b", lambda: jnp.zeros((rank, self.features), jnp.float32))
         x = nn.Dropout(self.linear.lora_dropout)(x, deterministic=deterministic)
-        for matrix in (a, b):
-            x = jnp.matmul(x, matrix.value.astype(x.dtype), precision=precision_of(x.dtype))
-        return x * self.linear.lora_scaling
+        precision = precision_of(x.dtype)
+        narrow = jnp.matmul(x, a.value.astype(x.dtype), precision=precision) * self.linear.lora_scaling
+        return _widen(narrow, b.value.astype(x.dtype))
+
+
+@jax.custom_vjp
+def _widen(x: jax.Array, b: jax.Array) -> jax.Array:
+    """[... r], [r out] -> x b, [... out]."""
+    return jnp.matmul(x, b, precision=precision_of(x.dtype))
+
+
+def _widen_forward(x: jax.Array, b: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _widen(x, b), (x, b)
+
+
+def _widen_backward(saved: tuple[jax.Array, jax.Array], g: jax.Array) -> tuple[jax.Array, jax.Array]:
+    x, b = saved
+    precision = precision_of(x.dtype)
+    # The narrow array stands first: JAX's own rule puts `g` there, and XLA then transposes it by a copy on CPUs.
+    return jnp.matmul(g, b.T, precision=precision), jnp.einsum("...r,...f->rf", x, g, precision=precision)
+
+
+_widen.defvjp(_widen_forward, _widen_backward)
 
 
 REMAT = ("none", "dots", "full")

@@ -53,6 +53,23 @@ def test_branch_against_numpy(rank, scaling):
     np.testing.assert_allclose(jnp.asarray(layer.apply(variables, X)), expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("leading", [(), (3,), (2, 3)])
+def test_gradients_of_the_branch_are_those_of_plain_products(leading):
+    """The branch has a rule of its own for them."""
+    x = np.random.default_rng(1).standard_normal((*leading, 6)).astype(np.float32)
+    layer = LoRADense(5, LinearConfig(lora_rank=2, lora_scaling=0.7))
+    variables = randomised(layer.init(jax.random.key(0), x))
+
+    def plain(variables, x):
+        base, branch = variables["params"], variables["lora"]
+        return x @ base["kernel"] + base["bias"] + 0.7 * (x @ branch["a"] @ branch["b"])
+
+    def gradients(function):
+        return jax.grad(lambda variables, x: jnp.sum(jnp.sin(function(variables, x))), (0, 1))(variables, x)
+
+    chex.assert_trees_all_close(gradients(layer.apply), gradients(plain), rtol=1e-4, atol=1e-5)
+
+
 def test_initial_a_is_gaussian_of_standard_deviation_one_over_rank():
     a: Any = LoRADense(3, LinearConfig(lora_rank=8)).init(jax.random.key(0), np.zeros((1, 4096)))["lora"]["a"]
     assert abs(float(a.std()) * 8 - 1) < 0.02
