@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 
-from eosjax.bench.cache import HiddenCache
+from eosjax.runs.hidden import HiddenCache
 from eosjax.types import UserError
 
 

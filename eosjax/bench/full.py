@@ -12,7 +12,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,6 @@ from eosjax.ends.measure import DEPLOYED, measure_decisions, measure_scores
 from eosjax.ends.operating_points import OperatingPoint, cross_fit, selection
 from eosjax.ends.protocols import ChunkedEpisode
 from eosjax.models.parts import abstract_params, split_params
-from eosjax.models.policies import Observation, Params, Policy
 from eosjax.reports.bench_plots import policy_curves
 from eosjax.reports.bench_tables import buffer_rows, policy_quality
 from eosjax.reports.plots import svg
@@ -43,10 +42,10 @@ from eosjax.reports.tables import markdown
 from eosjax.runs.checkpoint import restore_part
 from eosjax.runs.data import RunData, episode_ends, reopen_data
 from eosjax.runs.load import SavedRun, load_run, open_tokenizer
-from eosjax.training.keys import evaluation_keys
+from eosjax.training.hidden_states import hidden_fn
 from eosjax.training.loop import run
 from eosjax.training.state import init_state, make_buffer, make_learner
-from eosjax.types import Batch, UserError
+from eosjax.types import UserError
 
 FULL_METHODS: Mapping[str, Mapping[str, Any]] = {
     "plain BCE": {"eos_loss": "bce"},
@@ -180,18 +179,6 @@ def chunked_episodes(saved: SavedRun, source: SampleSource) -> list[ChunkedEpiso
     ends = np.split(source.data.labels.ends[source.anchors].astype(bool), splits)
     rows = zip(source.episodes, np.split(logits, splits), ends, strict=True)
     return [ChunkedEpisode(f"episode {number}", each, true) for number, each, true in rows]
-
-
-@functools.cache
-def hidden_fn(policy: Policy) -> Callable[[Params, Batch], jax.Array]:
-    """A compiled function (parameters by part, batch) -> hidden states [b k a d], as in evaluation; compiled once for all runs."""
-
-    @jax.jit
-    def hidden(params: Params, batch: Batch) -> jax.Array:
-        seen = Observation(batch.images, batch.input_ids, batch.attn_mask, batch.proprio)
-        return policy.act(params, seen, evaluation_keys(batch.key)).hidden
-
-    return hidden
 
 
 def load_buffer(run: SavedRun) -> BalancedBufferState | None:

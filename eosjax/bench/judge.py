@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from eosjax.bench.cache import Columns
 from eosjax.bench.feeds import Split
 from eosjax.ends.baselines import CHANCE, baseline_scores
 from eosjax.ends.bootstrap import Measured, bootstrap
@@ -19,6 +18,7 @@ from eosjax.ends.measure import DecisionTable, ScoreTables
 from eosjax.ends.protocols import Rule
 from eosjax.ends.sweeps import dense_sweep, deployed_sweep, pick, replay_at
 from eosjax.flag_values import OperatingRule
+from eosjax.runs.hidden import Columns
 
 REPLICATES = 300  # of the bootstrap; each measures all seeds
 RULE = OperatingRule("f1", MAIN_COLLAR)

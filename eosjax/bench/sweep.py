@@ -11,8 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from eosjax.bench import feeds, probes
-from eosjax.bench.cache import HiddenCache
-from eosjax.bench.heads import HeadTrainer, Rows, Runs
 from eosjax.bench.judge import Judge, Judged, mean_figures, pooled, spread
 from eosjax.bench.methods import NEGATIVE, POSITIVE, Method
 from eosjax.buffer import BalancedBufferState, RingBuffer
@@ -21,6 +19,8 @@ from eosjax.ends.events import MAIN_COLLAR, ScoredEpisode
 from eosjax.ends.frame import average_precision
 from eosjax.ends.sweeps import dense_sweep
 from eosjax.models.heads import EosHead
+from eosjax.runs.hidden import HiddenCache
+from eosjax.training.heads import HeadTrainer, Rows, Runs
 from eosjax.training.metrics import EOS_SUMS
 
 LEARNING_RATES = (3e-4, 1e-3, 3e-3)

@@ -27,6 +27,7 @@ COMMANDS = {
     "evaluate": "measure how well the policy of a training run detects sub-step ends",
     "rollout": "let the policy of a training run act in an environment, and measure who should switch sub-steps",
     "collect": "collect demonstrations by a scripted expert as a dataset",
+    "fit-head": "train the EOS head of a training run anew on the hidden states of its policy, also for other labels",
     "cache-hidden": "store the hidden states of the policy of a training run, to train heads on them",
     "bench": "compare ways to train the EOS head",
     "score": "measure how well scores from a file detect sub-step ends",

@@ -16,13 +16,13 @@ from typing import Any
 from tqdm import tqdm
 
 from eosjax.bench import sweep
-from eosjax.bench.cache import HiddenCache, open_cache
 from eosjax.bench.methods import REFERENCE, Method, choose, with_and_without_memory
 from eosjax.cli.common import to_path, write_bytes, write_text
 from eosjax.reports.bench_plots import head_curves
 from eosjax.reports.bench_tables import edge_of_grid, head_quality, head_training
 from eosjax.reports.plots import png, svg
 from eosjax.reports.tables import markdown, table
+from eosjax.runs.hidden import HiddenCache, open_cache
 from eosjax.types import UserError
 
 RESULTS, SUMMARY, SETTINGS, BASELINES = "results.json", "summary.md", "settings.json", "baselines.json"

@@ -76,9 +76,40 @@ def reopen_data(config: TrainConfig, record: RunRecord, tokenizer: PromptTokeniz
     Raises:
       UserError: the data are not those of the run; names every difference. Otherwise as `open_data`.
     """
+    return _reopen(config, record, tokenizer, ("name", "frames", "labels", "held_out"))
+
+
+def relabel_data(config: TrainConfig, record: RunRecord, tokenizer: PromptTokenizer) -> RunData:
+    """The frames of a run, normalised as they were, with other labels.
+
+    Episodes that the run held out stay held out; those that have no labels now are left out.
+
+    Args:
+      config: says which labels, and where the data are now.
+      record: of the run.
+      tokenizer: of the run.
+
+    Raises:
+      UserError: the frames are not those of the run, or no episode is held out, or none is left to train on. Otherwise as `open_data`.
+    """
+    data = _reopen(dataclasses.replace(config, use_val_set=False), record, tokenizer, ("name", "frames"))
+    firsts = data.mixture.first_episodes
+    held_out = np.concatenate([first + np.asarray(each.held_out, np.int64) for first, each in zip(firsts, record.datasets, strict=False)])
+    kept = np.isin(data.train.episodes, held_out)
+    if not kept.any():
+        why = "none of those that the run held out has labels" if held_out.size else "the run held out none (--use_val_set False)"
+        raise UserError(f"there are no episodes to measure on: {why}")
+    if kept.all():
+        raise UserError("there are no episodes to train on: only those that the run held out have labels")
+    train, val = (dataclasses.replace(data.train, episodes=data.train.episodes[side]) for side in (~kept, kept))
+    return RunData(data.mixture, train, val)
+
+
+def _reopen(config: TrainConfig, record: RunRecord, tokenizer: PromptTokenizer, compared: tuple[str, ...]) -> RunData:
+    """The data with the recorded descriptions and statistics; `compared`: fields of their records that must be as they were."""
     specs = {each.name: each.spec for each in record.datasets}
     data = _open(config, specs, tokenizer, record.model.dino.image_size)
-    found = differences(_contents(record.datasets), _contents(dataset_records(data)))
+    found = differences(*(_contents(each, compared) for each in (record.datasets, dataset_records(data))))
     if found:
         raise UserError(f"the data are not those that the run was trained on:\n{describe_differences(found)}")
     statistics = {each.name: each.statistics for each in record.datasets}
@@ -179,9 +210,9 @@ def label_fingerprint(labels: Labels) -> str:
     return fingerprint(texts, *(column.tobytes() for column in columns))
 
 
-def _contents(datasets: tuple[DatasetRecord, ...]) -> dict[str, list[dict[str, Any]]]:
-    """What must be as it was when the data of a run are opened again."""
-    return {"datasets": [{name: getattr(each, name) for name in ("name", "frames", "labels", "held_out")} for each in datasets]}
+def _contents(datasets: tuple[DatasetRecord, ...], names: tuple[str, ...]) -> dict[str, list[dict[str, Any]]]:
+    """Some fields of the records of datasets."""
+    return {"datasets": [{name: getattr(each, name) for name in names} for each in datasets]}
 
 
 def share_of_ends(source: SampleSource) -> float:

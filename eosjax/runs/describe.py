@@ -63,6 +63,10 @@ class RunDescription:
                 f"eosjax {software.eosjax}, jax {software.jax}, {software.num_devices} {software.platform} ({software.device_kind})",
             ),
         ]
+        if fit := run.head_fit:
+            stopped = f", stopped after {fit.passes_kept}" if fit.patience is not None else ""
+            how = f"{fit.passes} passes{stopped}, {fit.batch_size} rows an update, learning rate {fit.learning_rate:g}, seed {fit.seed}"
+            rows.insert(5, ("EOS head fitted on", f"the hidden states of {fit.run}, checkpoint {fit.checkpoint[:12]}: {how}"))
         if run.wandb_id:
             rows.append(("Weights & Biases", run.wandb_id))
         rows.append(("checkpoint in use", self.chosen.sentence()))

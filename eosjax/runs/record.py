@@ -25,7 +25,7 @@ from eosjax.ends.operating_points import OperatingPoint
 from eosjax.models.openvla import VLAConfig
 from eosjax.types import UserError
 
-VERSION = 6  # raise it when a field is added, goes or changes its meaning
+VERSION = 7  # raise it when a field is added, goes or changes its meaning
 T = TypeVar("T")
 
 
@@ -61,6 +61,21 @@ class Software:
     num_devices: int
 
 
+@dataclasses.dataclass(frozen=True)
+class HeadFit:
+    """How an EOS head was trained on the hidden states of a policy that stood still; the `eos_*` flags of the run are its own."""
+
+    run: str  # name of the folder of the run that the policy is taken from
+    checkpoint: str  # fingerprint of its checkpoint
+    states: str  # fingerprint of the hidden states
+    seed: int  # of weights, order and draws
+    batch_size: int  # rows of an update
+    learning_rate: float  # a tenth of it from two thirds of the passes on
+    passes: int  # over the training rows, as planned
+    patience: int | None  # passes without a better event AP that ended it; None: no early stopping
+    passes_kept: int  # after which the head is taken
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class RunRecord:
     """What stays the same throughout a run."""
@@ -76,6 +91,7 @@ class RunRecord:
     base_revision: str | None  # commit of the base weights, if they came from the hub
     software: Software
     wandb_id: str | None  # of the run at Weights & Biases
+    head_fit: HeadFit | None = None  # None where policy and EOS head were trained together
 
     def dataset(self, name: str | None = None) -> DatasetRecord:
         """The dataset of that name; without a name the only one.

@@ -14,25 +14,23 @@ import jax
 import numpy as np
 
 from eosjax import config as configs
-from eosjax import flags
 from eosjax.config import TrainConfig
 from eosjax.data.labels.advice import explain_share
 from eosjax.data.samples.loader import EvalLoader, TrainLoader
 from eosjax.data.samples.source import SampleSource
 from eosjax.data.samples.tokens import PromptForm
-from eosjax.data.stats import STATS_FILE, save_stats
 from eosjax.ends.calibration import exact_calibration
 from eosjax.ends.measure import DEPLOYED
-from eosjax.ends.operating_points import OperatingPoint, choose, selection
+from eosjax.ends.operating_points import OperatingPoint
 from eosjax.ends.protocols import ChunkedEpisode
 from eosjax.flag_values import ConfigError
 from eosjax.models.hf.pretrained import Pretrained
 from eosjax.models.parts import abstract_params, split_params
 from eosjax.models.policies import Params
 from eosjax.runs.checkpoint import Checkpoints, checkpoint_steps, fetch_fingerprints
-from eosjax.runs.data import RunData, dataset_records, episode_ends, open_data, share_of_ends
+from eosjax.runs.data import RunData, dataset_records, open_data, share_of_ends
 from eosjax.runs.faults import FileSystemError, file_system_fault
-from eosjax.runs.load import TOKENIZER_FILE
+from eosjax.runs.folder import write_run_files
 from eosjax.runs.lock import RunLock
 from eosjax.runs.policy_source import PolicySource
 from eosjax.runs.record import CheckpointRecord, RunRecord, Software, Validation, describe_differences, differences, facts, fingerprint
@@ -48,7 +46,7 @@ from eosjax.training.plan import count
 from eosjax.training.preflight import check_paths, check_run_folder
 from eosjax.training.state import Learner, TrainState, all_finite, init_state, make_learner
 from eosjax.training.timing import Clock, Lap
-from eosjax.training.validation import figures, predict_split
+from eosjax.training.validation import operate, predict_split
 from eosjax.types import Batch, UserError
 
 # Of a validation, on the console
@@ -258,9 +256,7 @@ class _Trainer:
     def _open_folder(self, tokenizer_json: bytes) -> MetricWriter:
         folder = self.config.run_dir
         if processes.is_first():
-            flags.save(self.config, folder / configs.CONFIG_FILE)
-            save_stats(folder / STATS_FILE, self.data.mixture.stats)
-            (folder / TOKENIZER_FILE).write_bytes(tokenizer_json)
+            write_run_files(folder, self.config, self.data.mixture.stats, tokenizer_json)
         return MetricWriter(self.config, folder, self.start, self.record.wandb_id, enabled=processes.is_first())
 
     def _batches(self) -> Iterator[Batch]:
@@ -326,8 +322,8 @@ class _Trainer:
             found = predict_split(predict, batches, source.anchors, source.data.labels.ends, source.data.episode_of, processes.gather)
             row, point = {"val/action_loss": found.action_loss}, None
             if self.with_eos:
-                point = choose(found.episodes, selection(self.config, self.share, episode_ends(self.data.train)))
-                row |= {f"val/{name}": value for name, value in figures(found.episodes, point).items()}
+                point, measured = operate(found.episodes, self.config, self.share, self.data.train)
+                row |= measured
         self.writer.write(step, row)
         self.console.line("  ".join(f"{name} = {row[name]:.4f}" for name in _SHOWN if name in row))
         self.validation = Validation(step, row, point)

@@ -99,9 +99,15 @@ def _check_flags(config: TrainConfig) -> None:
     directory = config.run_dir / configs.CHECKPOINTS
     for step in reversed(checkpoint_steps(directory)):
         try:
-            saved = read_record(directory / str(step)).run.config
+            run = read_record(directory / str(step)).run
         except CheckpointError:  # damaged: is named when it is restored
             continue
+        saved = run.config
+        if run.head_fit is not None:
+            raise ConfigError(
+                f"--resume: {config.run_dir} is {run.head_fit.run} with an EOS head of `eosjax fit-head`: there is nothing to "
+                f"go on with; go on with {run.head_fit.run}, and fit the head again"
+            )
         tuned = _TUNED if saved.eos_tune == config.eos_tune == "auto" else ()
         found = [each for each in differences({"config": saved}, {"config": config}) if each.what.removeprefix("config.") not in tuned]
         if found:

@@ -7,9 +7,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from eosjax.config import TrainConfig
+from eosjax.data.samples.source import SampleSource
 from eosjax.ends.measure import DEPLOYED, measure_decisions, measure_scores
-from eosjax.ends.operating_points import OperatingPoint
+from eosjax.ends.operating_points import OperatingPoint, choose, selection
 from eosjax.ends.protocols import ChunkedEpisode
+from eosjax.runs.data import episode_ends
 from eosjax.types import Batch
 
 
@@ -56,6 +59,24 @@ def predict_split(
     columns = (np.split(column, starts) for column in (numbers, logits, ends[anchors].astype(bool)))
     episodes = [ChunkedEpisode(f"episode {number[0]}", each, truth) for number, each, truth in zip(*columns, strict=True)]
     return Predictions(total / max(count, 1.0), episodes)
+
+
+def operate(
+    episodes: Sequence[ChunkedEpisode], config: TrainConfig, share: float, train: SampleSource
+) -> tuple[OperatingPoint, dict[str, float]]:
+    """Chooses calibration and operating point on held-out episodes, and measures there: what every validation ends with.
+
+    Args:
+      episodes: held out, with what the EOS head says.
+      config: of the run that the head was trained in.
+      share: of ends in the training data of that run.
+      train: the training split.
+
+    Returns:
+      The point, and the `val/...` columns of the metrics.
+    """
+    point = choose(episodes, selection(config, share, episode_ends(train)))
+    return point, {f"val/{name}": value for name, value in figures(episodes, point).items()}
 
 
 def figures(episodes: Sequence[ChunkedEpisode], point: OperatingPoint) -> dict[str, float]:

@@ -6,7 +6,7 @@ import pytest
 from eosjax.bench.feeds import Split
 from eosjax.bench.judge import CHANCE, Judge, mean_figures, pooled, spread
 from eosjax.ends.calibration import Calibration
-from tests.bench.conftest import CHUNK, make_columns
+from tests.hidden import CHUNK, make_columns
 
 COLUMNS = make_columns(30)
 

@@ -8,7 +8,7 @@ import pytest
 from eosjax.bench import sweep
 from eosjax.bench.methods import all_methods, choose
 from eosjax.types import UserError
-from tests.bench.conftest import make_cache
+from tests.hidden import make_cache
 
 SETTINGS = sweep.Settings(seeds=2, updates=60, batch=6, learning_rates=(1e-5, 1e-2))
 
@@ -103,7 +103,7 @@ def test_a_run_twice_is_the_same(results, bench):
 
 def test_methods_by_name():
     assert [method.name for method in choose("bce, buffer_50", 0.03)] == ["bce", "buffer_50"]
-    assert len(choose(None, 0.03)) == len(all_methods(0.03)) == 14
+    assert len(choose(None, 0.03)) == len(all_methods(0.03)) == 15
     for text, message in (("bce,adaboost", "no method 'adaboost'; there are detached"), ("bce,bce", "named twice")):
         with pytest.raises(UserError, match=message):
             choose(text, 0.03)

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.bench.conftest import make_cache
+from tests.hidden import make_cache
 
 METHODS = "buffer_50,focal"
 

@@ -5,11 +5,11 @@ import functools
 import jax
 import numpy as np
 
-from eosjax.bench.cache import open_cache
 from eosjax.data.samples.loader import EvalLoader
 from eosjax.models.heads import EosHead
 from eosjax.models.parts import split_params
 from eosjax.runs.data import open_data
+from eosjax.runs.hidden import open_cache
 from eosjax.runs.load import load_run
 from eosjax.runs.policy_source import PolicySource
 from eosjax.training.state import make_learner

@@ -16,7 +16,7 @@ from eosjax.data.frames.store import FrameStore
 from eosjax.data.labels import LabelError
 from eosjax.data.labels.plausibility import ImplausibleError
 from eosjax.flag_values import ConfigError
-from eosjax.runs.data import dataset_records, open_data, reopen_data
+from eosjax.runs.data import dataset_records, open_data, relabel_data, reopen_data
 from eosjax.runs.policy_source import PolicySource
 from eosjax.training.data_checks import check_ends, check_plausible, describe_data, tune_counts
 from eosjax.training.parallel import choose_devices
@@ -157,6 +157,36 @@ def test_the_episodes_that_were_held_out_are_recorded_and_compared(mixed):
         reopen_data(mixed, SimpleNamespace(datasets=others, model=model), POLICY.tokenizer)
     whole = open_data(dataclasses.replace(mixed, use_val_set=False), POLICY)
     assert [each.held_out for each in dataset_records(whole)] == [(), ()]
+
+
+def test_other_labels_leave_what_was_held_out_held_out(mixed):
+    data = open_data(mixed, POLICY)
+    model = SimpleNamespace(dino=SimpleNamespace(image_size=data.train.image_size))
+    record = SimpleNamespace(datasets=dataset_records(data), model=model)
+    (first, *_), episode = [int(each) for each in data.train.episodes if each < 4], int(data.val.episodes[-1])
+    fewer = dataclasses.replace(without_episode(mixed, "libero_goal", first), allow="unlabelled", val_share=0.5)
+    other = relabel_data(fewer, record, POLICY.tokenizer)
+    assert other.train.episodes.tolist() == [each for each in data.train.episodes if each != first]
+    np.testing.assert_array_equal(other.val.episodes, data.val.episodes)
+    for each, recorded in zip(other.mixture.datasets, record.datasets, strict=True):
+        assert each.stats is recorded.statistics
+    without = dataclasses.replace(without_episode(fewer, "libero_10", episode - 4), allow="unlabelled")
+    assert episode not in relabel_data(without, record, POLICY.tokenizer).val.episodes
+
+    def held(*numbers):
+        parts = zip(record.datasets, numbers, strict=True)
+        return SimpleNamespace(datasets=tuple(dataclasses.replace(each, held_out=part) for each, part in parts), model=model)
+
+    for numbers, message in (
+        (((), ()), r"no episodes to measure on: the run held out none \(--use_val_set False\)"),
+        (((first,), ()), "no episodes to measure on: none of those that the run held out has labels"),
+        (((0, 1, 2, 3), (0, 1, 2)), "no episodes to train on: only those that the run held out have labels"),
+    ):
+        with pytest.raises(UserError, match=message):
+            relabel_data(fewer, held(*numbers), POLICY.tokenizer)
+    frames = SimpleNamespace(datasets=(dataclasses.replace(record.datasets[0], frames="others"), record.datasets[1]), model=model)
+    with pytest.raises(UserError, match="datasets.libero_goal.frames is .*, was others"):
+        relabel_data(mixed, frames, POLICY.tokenizer)
 
 
 def test_prompts_are_reworded_unless_the_flags_say_no(mixed):

@@ -7,22 +7,27 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from eosjax.bench.cache import COLUMNS, FACTS, HIDDEN, CacheError, fingerprint, open_cache, write_cache
-from tests.bench import conftest
+from eosjax.runs.hidden import COLUMNS, FACTS, HIDDEN, CacheError, fingerprint, open_cache, write_cache
+from tests import hidden as made
+
+
+@pytest.fixture
+def cache(tmp_path):
+    return made.make_cache(tmp_path / "cache")
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_round_trip(tmp_path, dtype):
-    columns = conftest.make_columns()
-    hidden = conftest.make_hidden(columns).astype(jnp.dtype(dtype))
-    write_cache(tmp_path / "c", hidden.shape, dtype, np.array_split(hidden, 5), columns, conftest.FACTS)
+    columns = made.make_columns()
+    hidden = made.make_hidden(columns).astype(jnp.dtype(dtype))
+    write_cache(tmp_path / "c", hidden.shape, dtype, np.array_split(hidden, 5), columns, made.FACTS)
     cache = open_cache(tmp_path / "c")
     assert cache.hidden.dtype == hidden.dtype
     assert np.array_equal(cache.hidden, hidden)
     assert isinstance(cache.hidden, np.memmap)
     for field in dataclasses.fields(columns):
         assert np.array_equal(getattr(cache.columns, field.name), getattr(columns, field.name))
-    assert cache.facts | conftest.FACTS == cache.facts
+    assert cache.facts | made.FACTS == cache.facts
     assert jnp.asarray(cache.hidden).dtype == jnp.dtype(dtype)
 
 
@@ -47,8 +52,8 @@ def test_training_frames(cache):
 
 @pytest.mark.parametrize("rows", [-1, 1])
 def test_wrong_number_of_rows_leaves_nothing(tmp_path, rows):
-    columns = conftest.make_columns()
-    hidden = conftest.make_hidden(columns)
+    columns = made.make_columns()
+    hidden = made.make_hidden(columns)
     with pytest.raises(CacheError, match=f"expected {len(hidden)} rows"):
         write_cache(
             tmp_path / "c",

@@ -9,9 +9,9 @@ import optax
 import pytest
 
 from eosjax.bench.compared_objectives import CrossBatchMemory, DetachedLogits
-from eosjax.bench.heads import BLOCK, HeadTrainer, Rows
 from eosjax.buffer import BalancedBuffer
 from eosjax.models.heads import EosHead
+from eosjax.training.heads import BLOCK, HeadTrainer, Rows
 from eosjax.training.keys import forward_keys, run_keys
 from eosjax.training.objectives import BufferAndFreshObjective, BufferObjective, EosRows, FreshObjective
 

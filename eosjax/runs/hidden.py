@@ -161,20 +161,20 @@ def open_cache(folder: Path) -> HiddenCache:
       CacheError: no cache, one of another format, or one that is damaged.
     """
     if not (folder / FACTS).is_file():
-        raise CacheError(f"--cache {folder}: no {FACTS}; expected a folder that `eosjax cache-hidden` wrote")
+        raise CacheError(f"{folder}: no {FACTS}; expected a folder that `eosjax cache-hidden` wrote")
     facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
     if facts["format"] != FORMAT:
-        raise CacheError(f"--cache {folder}: expected format {FORMAT}, got {facts['format']}")
+        raise CacheError(f"{folder}: expected format {FORMAT}, got {facts['format']}")
     try:
         with open(folder / COLUMNS, "rb") as file, np.load(file) as arrays:
             columns = Columns(**arrays)
         hidden = np.load(folder / HIDDEN, mmap_mode="r")
     except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:  # whatever half a file makes NumPy raise
-        raise CacheError(f"--cache {folder}: damaged: {error}") from error
+        raise CacheError(f"{folder}: damaged: {error}") from error
     if facts["dtype"] in _BITS:
         hidden = hidden.view(_BITS[facts["dtype"]][1])
     if list(hidden.shape) != facts["shape"] or hidden.dtype.name != facts["dtype"] or columns.ends.size != len(hidden):
-        raise CacheError(f"--cache {folder}: damaged: expected {facts['dtype']} {facts['shape']}, got {hidden.dtype} {list(hidden.shape)}")
+        raise CacheError(f"{folder}: damaged: expected {facts['dtype']} {facts['shape']}, got {hidden.dtype} {list(hidden.shape)}")
     return HiddenCache(hidden, columns, facts)
 
 
