@@ -69,7 +69,6 @@ def test_the_policy_stays_and_the_head_is_new(run, trained, labels, tmp_path, mo
     assert relabelled.params["eos_head"]["fc1"]["kernel"].shape[1] == 4
     then, now = (each.record.run.datasets[0] for each in (old, relabelled))
     assert (now.labels != then.labels, now.held_out, now.frames) == (True, then.held_out, then.frames)
-    assert run("evaluate", "--checkpoint", tmp_path / "relabelled", "--out", tmp_path / "evaluated")[0] == 0
 
     def interrupt(*_):
         raise KeyboardInterrupt
