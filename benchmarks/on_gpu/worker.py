@@ -25,7 +25,7 @@ def work(task: dict[str, Any], folder: Path, *, tiny: bool) -> None:
         case "checks":
             run_checks(rows, tiny=tiny)
         case "deterministic":
-            fingerprints = checks.deterministic_run(jax.devices()[0])
+            fingerprints = checks.deterministic_run(jax.devices()[0], tiny=tiny)
             Path(task["file"]).write_text(json.dumps(fingerprints), encoding="utf-8")
         case "plan":
             plans.write_plans(folder, [Case(*each) for each in task["cases"]], (1, 2) if tiny else (1, 16), tiny=tiny)

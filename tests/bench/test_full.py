@@ -27,7 +27,20 @@ def base(data, bodies, write_labels, tmp_path):
 
 
 def test_a_run_is_trained_looked_at_and_kept(base, tmp_path, monkeypatch, capsys):
+    moved = {}
+    look = full.look
+
+    def and_drift(config):
+        """Before all checkpoints but the last are removed."""
+        data = open_data(config, PolicySource.open(config))
+        moved.update(full.drifts(config, data, load_run(config.run_dir, 8), {"none": 0.0, "half": 0.5, "one": 1.0}))
+        return look(config)
+
+    monkeypatch.setattr(full, "look", and_drift)
     full.compare(base, ["buffer 50"], [3], tmp_path / "out")
+    assert moved["none"] == 0
+    assert moved["one"] > 0
+    assert moved["half"] == pytest.approx(moved["one"] / 2)  # of the two checkpoints around it
     folder = tmp_path / "out" / "buffer-50-seed3"
     result = json.loads((folder / full.RESULT).read_text())
     head = result["held_out"][HEAD]
@@ -63,13 +76,3 @@ def test_a_stopped_run_is_told(base, tmp_path, monkeypatch):
     monkeypatch.setattr(full, "run", lambda config: None)
     with pytest.raises(UserError, match="plain-BCE-seed0: stopped; the same command goes on from there"):
         full.train_and_look(full.method_config(base, "plain BCE", 0, tmp_path))
-
-
-def test_drift_is_interpolated_between_checkpoints(base, tmp_path):
-    config = full.method_config(base, "buffer 50", 3, tmp_path / "out")
-    full.run(config)
-    data = open_data(config, PolicySource.open(config))
-    moved = full.drifts(config, data, load_run(config.run_dir, 8), {"none": 0.0, "half": 0.5, "one": 1.0})
-    assert moved["none"] == 0
-    assert moved["one"] > 0
-    assert moved["half"] == pytest.approx(moved["one"] / 2)
