@@ -41,7 +41,7 @@ from eosjax.training.initial import BaseWeights, initial_params, suit_device
 from eosjax.training.interrupt import stop_signals
 from eosjax.training.keys import run_keys
 from eosjax.training.logging import Console, MetricWriter, check_wandb, eos_line, waiting_line
-from eosjax.training.parallel import DataParallel, Device, choose_devices
+from eosjax.training.parallel import DataParallel, Device, choose_devices, connect
 from eosjax.training.plan import count
 from eosjax.training.preflight import check_paths, check_run_folder
 from eosjax.training.state import Learner, TrainState, all_finite, init_state, make_learner
@@ -86,6 +86,7 @@ def run(config: TrainConfig, report: Report | None = None) -> None:
 
 def _run(config: TrainConfig, report: Report | None) -> None:
     devices = choose_devices(config.num_devices)
+    connect(devices)
     if devices[0].platform == "cpu":
         keep_freed_memory()
     policy, data = processes.together(lambda: _open(config))

@@ -117,6 +117,19 @@ def _by_place(frozen: Params) -> tuple[Params, Params]:
     return {part: tree for part, tree in frozen.items() if part not in shared}, shared
 
 
+def connect(devices: Sequence[Device]) -> None:
+    """Lets the devices of all processes meet in a reduction, so that later ones may wait. Every process must call it, as soon as it can.
+
+    The backend connects a set of devices in the first reduction over them. On CPU it gives the processes 30 seconds to reach that one, half
+    an hour for any later one. The first one of training would come after its compilation, which takes processes unequal times.
+    """
+    if jax.process_count() == 1:
+        return
+    count = sum(device.process_index == jax.process_index() for device in devices)
+    meet = jax.pmap(lambda x: jax.lax.psum(x, DEVICES), axis_name=DEVICES, devices=devices)
+    jax.block_until_ready(meet(np.ones(count, np.float32)))
+
+
 def choose_devices(num_devices: int) -> list[Device]:
     """`num_devices` devices, the first ones of each process, or all for 0.
 

@@ -1,8 +1,9 @@
-"""Several processes as one run: the real program, on two processes of two devices each."""
+"""Several processes as one run: the real program, on two processes of two devices each; but for the network, which is of one layer."""
 
 import json
 import os
-import signal
+import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -13,30 +14,31 @@ import pytest
 
 from eosjax.config import TrainConfig
 from eosjax.flag_values import ConfigError
+from eosjax.models import policies
 from eosjax.serving.policy import Policy
 from eosjax.training import processes
-from tests.test_run import FLAGS, TRAIN, data_flags, read_until, rows  # noqa: F401  # data_flags is a fixture
+from tests.test_run import FLAGS, data_flags, rows  # noqa: F401  # data_flags is a fixture
+from tests.training.process import OneLayer
 
-PROGRAM = " --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+REPOSITORY = Path(__file__).parents[2]
+XLA_FLAGS = " --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
 
 
-def start(flags, root, port=None, number=0, devices=2):
+def start(flags, root, port=None, number=0, devices=2, fault="none"):
     together = f"--coordinator_address localhost:{port} --num_processes 2 --process_id {number}".split() if port else []
-    command = [sys.executable, str(TRAIN), *FLAGS, *flags, *together, "--run_root_dir", str(root), "--run_id_override", "run"]
-    environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}{PROGRAM}"}
+    command = [sys.executable, "-m", "tests.training.process", fault, *FLAGS, "--deterministic", "False", *flags, *together]
+    environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}{XLA_FLAGS}", "PYTHONPATH": str(REPOSITORY)}
+    command += ["--use_tensorboard", "False", "--run_root_dir", str(root), "--run_id_override", "run"]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def pair(flags, root, other=()):
+def run(flags, root, fault="none"):
+    """(exit status, stdout, stderr) of two processes; the fault is the second one's."""
     with socket.create_server(("localhost", 0)) as server:
         port = server.getsockname()[1]
-    return [start([*flags, *(other if number else ())], root, port, number) for number in (0, 1)]
-
-
-def finish(children):
+    children = [start(flags, root, port, 0), start(flags, root, port, 1, fault=fault)]
     answers = [child.communicate() for child in children]
-    assert [child.returncode for child in children] == [0] * len(children), answers
-    return answers
+    return [(child.returncode, *answer) for child, answer in zip(children, answers, strict=True)]
 
 
 def record(folder, step):
@@ -50,34 +52,58 @@ def assert_close(one, other):
             np.testing.assert_allclose(b[name], value, rtol=2e-3, atol=1e-5, err_msg=f"{name} of step {a['step']}")
 
 
-def test_two_processes_are_one_run_through_a_death_and_a_signal(data_flags, tmp_path):  # noqa: F811
-    flags = [*data_flags, "--use_tensorboard", "False"]
-    finish([start([*flags, "--max_steps", "6"], tmp_path / "one", devices=4)])
-    alone, folder = tmp_path / "one" / "run", tmp_path / "two" / "run"
+@pytest.fixture(scope="module")
+def mixture_flags(tiny, data_flags, tmp_path_factory):  # noqa: F811
+    """Flags for a mixture of the tiny dataset and a copy of it under the name of another suite."""
+    folder = tmp_path_factory.mktemp("mixture")
+    labels = json.loads(Path(data_flags[data_flags.index("--substep_labels_path") + 1]).read_text())
+    other = "libero_spatial_no_noops"
+    shutil.copytree(tiny.root / tiny.name, folder / tiny.name)
+    shutil.copytree(tiny.root / tiny.name, folder / other)
+    for path in (folder / other / "1.0.0").iterdir():
+        if path.suffix == ".json":
+            path.write_text(path.read_text().replace(tiny.name, other))
+        path.rename(path.with_name(path.name.replace(tiny.name, other)))
+    (folder / "labels.json").write_text(json.dumps(labels | {"libero_spatial": labels["libero_goal"]}))
+    flags = f"--data_root_dir {folder} --dataset_name {tiny.name},{other}:2 --substep_labels_path {folder}/labels.json --cache_dir {folder}"
+    return flags.split()
 
-    children = pair([*flags, "--max_steps", "9999"], tmp_path / "two")
-    said = ""
-    while not (folder / "checkpoints" / "3").is_dir():
-        said += children[0].stdout.readline()
+
+def test_two_processes_are_one_run_through_all_that_happens_to_one_of_them(mixture_flags, tmp_path, monkeypatch):
+    flags, folder = [*mixture_flags, "--max_steps", "9999"], tmp_path / "two" / "run"
+    alone = start(flags, tmp_path / "one", devices=4, fault="interrupt 7")
+    _, error = alone.communicate()
+    assert alone.returncode == 0, error
+
+    (status, said, error), (killed, _, _) = run(flags, tmp_path / "two", "kill 5")
+    assert (status, killed) == (2, -9)
     assert "4 cpu device(s) of 2 processes, batch 8" in said
-    children[1].kill()
-    _, error = children[0].communicate()
-    assert children[0].returncode == 2
-    assert "train.py: process 1 of the run has died; go on from the newest checkpoint with --resume True" in error
-    assert "step" not in children[1].communicate()[0]
+    assert "process 1 of the run has died; go on from the newest checkpoint with --resume True" in error
 
-    children = pair([*flags, "--max_steps", "9999", "--resume", "True"], tmp_path / "two")
-    read_until(children[0], "step 6/9999")
-    children[1].send_signal(signal.SIGTERM)
-    (said, _), _ = finish(children)
-    step = int(said.split("stopped at step ")[1].split(",")[0])
-    assert record(folder, step)["step"] == step
-    assert_close(rows(alone), rows(folder)[: len(rows(alone))])
+    (status, said, error), (failed, _, own_error) = run([*flags, "--resume", "True"], tmp_path / "two", "full disk")
+    assert (status, failed) == (2, 2)
+    assert "resumed from the checkpoint of step 3" in said
+    reason = "the run has ended: No space left on device; the newest checkpoint is of step 3; go on with --resume"
+    assert reason in own_error
+    assert "process 1 of the run has failed" in error
+    assert reason in error
+
+    (status, said, error), (stopped, silent, _) = run([*flags, "--resume", "True"], tmp_path / "two", "interrupt 7")
+    assert (status, stopped) == (0, 0), error
+    assert "step 4" not in silent
+    for output in (said, silent):
+        assert "met while it trained: []" in output
+    assert record(folder, int(re.search(r"stopped at step (\d+), saved", said)[1]))
+
+    alone = tmp_path / "one" / "run"
+    assert [row["step"] for row in rows(alone)] == [2, 4, 6, 6]
+    assert_close(rows(alone), rows(folder)[:4])
     one, two = (record(each, 6)["fingerprints"] for each in (alone, folder))
     exact = {name for name in one if name.startswith(".buffer") and ".data" not in name}
     assert len(exact) >= 10
     assert {name: two[name] for name in exact} == {name: one[name] for name in exact}
-    policy = Policy.load(folder)  # as one of a single process
+    monkeypatch.setattr(policies, "OpenVLA", OneLayer)
+    policy = Policy.load(folder, dataset="libero_spatial_no_noops")  # as one of a single process
     assert np.isfinite(policy({"images": [np.zeros((16, 16, 3), np.uint8)] * 2}, "go").actions).all()
 
 
@@ -107,7 +133,10 @@ def test_three_processes_with_unequal_devices_are_refused():
 
 
 def test_processes_that_are_not_alike_are_refused_in_all_of_them(data_flags, tmp_path):  # noqa: F811
-    children = pair([*data_flags, "--max_steps", "4"], tmp_path, ("--learning_rate", "0.1"))
+    with socket.create_server(("localhost", 0)) as server:
+        port = server.getsockname()[1]
+    flags = [*data_flags, "--max_steps", "4"]
+    children = [start(flags, tmp_path, port, 0), start([*flags, "--learning_rate", "0.1"], tmp_path, port, 1)]
     errors = [child.communicate()[1] for child in children]
     assert [child.returncode for child in children] == [2, 2]
     for error in errors:
@@ -154,10 +183,8 @@ def test_flags_that_bring_no_processes_together(flags, message):
         TrainConfig(**flags)
 
 
-def test_a_coordinator_that_nobody_is(tmp_path, data_flags):  # noqa: F811
+def test_a_coordinator_that_nobody_is():
     with socket.create_server(("localhost", 0)) as server:
-        port = server.getsockname()[1]
-    child = start([*data_flags, "--start_timeout", "1"], Path(tmp_path), port, number=1)
-    _, error = child.communicate()
-    assert child.returncode == 2
-    assert f"--coordinator_address localhost:{port}: no process 0 answered there within 1 s" in error
+        address = f"localhost:{server.getsockname()[1]}"
+    with pytest.raises(processes.StartError, match=f"--coordinator_address {address}: no process 0 answered there within 0.1 s"):
+        processes.start(TrainConfig(coordinator_address=address, num_processes=2, process_id=1, start_timeout=0.1))
