@@ -1,5 +1,7 @@
 """Running commands in this process, and a training run to run them on."""
 
+import shutil
+
 import pytest
 
 from eosjax.cli import main
@@ -51,8 +53,16 @@ def labels(write_labels, bodies):
 
 
 @pytest.fixture
-def trained(data, labels, tmp_path):
-    """The folder of a run of two updates."""
-    config = run_config(data, labels, tmp_path)
-    train(config)
-    return config.run_dir
+def trained(data, labels, tmp_path, shared_folder, once, monkeypatch):
+    """The folder of a run of two updates on `labels`: a copy of one that is trained once a test run.
+
+    It knows the label file by its name alone, and so finds that of each test in the current folder.
+    """
+    with once("trained") as folder:
+        if folder:
+            folder.mkdir()
+            shutil.copy(labels, folder)
+            monkeypatch.chdir(folder)
+            train(run_config(data, labels.name, folder))
+    monkeypatch.chdir(tmp_path)
+    return shutil.copytree(shared_folder / "trained" / "run", tmp_path / "run")
