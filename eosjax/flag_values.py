@@ -74,14 +74,17 @@ def parse_allowances(text: str | None) -> frozenset[str]:
     return names
 
 
+_WITHOUT_NUMBER = ("loop", "fixed")
+
+
 class OperatingRule(NamedTuple):
     """How the threshold of the EOS head is chosen on validation episodes."""
 
-    kind: str  # false_alarms, f1, cost or fixed
+    kind: str  # false_alarms, f1, cost, loop or fixed
     value: float = 0.0  # most false alarms per episode; the collar in control steps; the cost of a miss if a false alarm costs 1
 
     def __str__(self) -> str:
-        return self.kind if self.kind == "fixed" else f"{self.kind}:{self.value:g}"
+        return self.kind if self.kind in _WITHOUT_NUMBER else f"{self.kind}:{self.value:g}"
 
 
 def parse_operating_rule(text: str) -> OperatingRule:
@@ -91,8 +94,8 @@ def parse_operating_rule(text: str) -> OperatingRule:
       ConfigError: no such rule, or a number outside its range.
     """
     kind, _, number = text.partition(":")
-    if text == "fixed":
-        return OperatingRule("fixed")
+    if text in _WITHOUT_NUMBER:
+        return OperatingRule(text)
     try:
         value = float(number)
     except ValueError:
@@ -101,6 +104,7 @@ def parse_operating_rule(text: str) -> OperatingRule:
     if not sound.get(kind):
         raise ConfigError(
             "--eos_operating_point: expected false_alarms:K (at most K an episode, then fewest misses), f1:C (a whole number of steps), "
-            f"cost:R (a miss costs R false alarms, above 0) or fixed (--eos_threshold itself); got {text!r}"
+            "cost:R (a miss costs R false alarms, above 0), loop (f1:2 without firings before an end, and a time-out) or fixed "
+            f"(--eos_threshold itself); got {text!r}"
         )
     return OperatingRule(kind, value)

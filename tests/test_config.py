@@ -59,7 +59,7 @@ def test_save_and_load_give_the_same_configuration(tmp_path):
     assert load(tmp_path / "config.yaml") == config
 
 
-@pytest.mark.parametrize("text", ["false_alarms:0.5", "false_alarms:0", "f1:2", "cost:5", "fixed"])
+@pytest.mark.parametrize("text", ["false_alarms:0.5", "false_alarms:0", "f1:2", "cost:5", "loop", "fixed"])
 def test_operating_rules(text):
     rule = TrainConfig(eos_operating_point=text).operating_rule
     kind, _, number = text.partition(":")

@@ -16,7 +16,7 @@ from eosjax.config import TrainConfig
 from eosjax.ends.calibration import Calibration, exact_calibration, sigmoid
 from eosjax.ends.events import Decisions, ScoredEpisode
 from eosjax.ends.protocols import ChunkedEpisode, Rule, merge_votes, replay
-from eosjax.ends.sweeps import collar_of, dense_sweep, option_grid, pick, tune
+from eosjax.ends.sweeps import dense_sweep, option_grid, pick, tune, window_of
 from eosjax.flag_values import OperatingRule
 
 FOLDS = 5  # of the cross-fitting
@@ -110,7 +110,10 @@ def selection(config: TrainConfig, share_of_ends: float, train_ends: Sequence[np
       share_of_ends: in the training data, between 0 and 1.
       train_ends: for each training episode bool [t]; the lengths of their sub-steps bound the decision options.
     """
-    options = option_grid(train_ends) if config.eos_tune_decision else ()
+    options = option_grid(train_ends) if config.eos_tune_decision else []
+    if config.operating_rule.kind == "loop":
+        # A recording goes on at its end whatever the head says, so that no figure there tells what a time-out is good for.
+        options = [each for each in options if each.time_out]
     return Selection(exact_calibration(config, share_of_ends), config.operating_rule, config.eos_threshold, options)
 
 
@@ -132,7 +135,8 @@ def choose(episodes: Sequence[ChunkedEpisode], how: Selection) -> OperatingPoint
     truth = [each.ends for each in episodes]
     plain = tune(scores, truth, how.rule, [Rule(how.threshold)])
     chosen = tune(scores, truth, how.rule, how.options) if how.options else plain
-    dense = pick(dense_sweep([point.dense(each) for each in episodes], collar_of(how.rule)), how.rule).threshold
+    collar, delay = window_of(how.rule)
+    dense = pick(dense_sweep([point.dense(each) for each in episodes], collar, delay=delay), how.rule).threshold
     return dataclasses.replace(point, rule=chosen, plain_threshold=plain.threshold, dense_threshold=dense)
 
 

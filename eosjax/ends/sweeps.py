@@ -6,6 +6,7 @@ deployed protocol, `dense_sweep` applies non-maximum suppression. `pick` applies
     false_alarms:k   at most k false alarms an episode, then the fewest misses
     f1:c             the largest event F1 at a collar of c steps
     cost:r           the smallest sum of r * misses + false alarms
+    loop             the largest event F1 where a firing is a hit up to 2 steps after an end, and a false alarm before it
 
 Of thresholds that are equally good by the rule it takes those with the fewest false alarms, and of these the middle one.
 """
@@ -35,6 +36,13 @@ class Sweep(NamedTuple):
     true: np.ndarray  # i64 [e], true ends
 
 
+class Window(NamedTuple):
+    """Which firings answer a true end: those at most `collar` steps from the step that is `delay` steps after it."""
+
+    collar: int
+    delay: int = 0
+
+
 class Pick(NamedTuple):
     """What a rule chose. Smaller is better, element by element."""
 
@@ -43,9 +51,14 @@ class Pick(NamedTuple):
     threshold: float
 
 
-def collar_of(rule: OperatingRule) -> int:
-    """The collar in steps that the rule counts at."""
-    return int(rule.value) if rule.kind == "f1" else MAIN_COLLAR
+def window_of(rule: OperatingRule) -> Window:
+    """Which firings answer an end by the rule.
+
+    In the loop a firing that comes early takes the decisive step away, and one that comes late costs nothing but its steps.
+    """
+    if rule.kind == "loop":
+        return Window(MAIN_COLLAR // 2, MAIN_COLLAR // 2)
+    return Window(int(rule.value) if rule.kind == "f1" else MAIN_COLLAR)
 
 
 def pick(sweep: Sweep, rule: OperatingRule) -> Pick:
@@ -59,12 +72,12 @@ def pick(sweep: Sweep, rule: OperatingRule) -> Pick:
     match rule.kind:
         case "false_alarms":  # the first threshold lies above all scores, and but for a time-out nothing fires there
             loss = np.where(alarms <= rule.value * sweep.true.size, misses, np.inf)
-        case "f1":
+        case "f1" | "loop":
             loss = 1 - 2 * found / np.maximum(fired + true, 1)
         case "cost":
             loss = rule.value * misses + alarms
         case _:
-            raise ValueError(f"rule: expected false_alarms, f1 or cost, got {rule}")
+            raise ValueError(f"rule: expected false_alarms, f1, cost or loop, got {rule}")
     best = np.flatnonzero(loss == loss.min())
     best = best[alarms[best] == alarms[best].min()]
     place = best[best.size // 2]
@@ -97,13 +110,14 @@ def deployed_sweep(
     collar: int,
     options: Rule | None = None,
     thresholds: np.ndarray | None = None,
+    delay: int = 0,
 ) -> Sweep:
     """The deployed protocol at many thresholds.
 
     Args:
       scores: for each episode f64 [t, k], probabilities of every anchor, as in `protocols.replay`.
       ends: for each episode bool [t], truth.
-      collar: in steps.
+      collar, delay: which firings answer a true end, as in `Window`.
       options: debounce, min_steps and time_out; its threshold is not used. None for no options.
       thresholds: f64 [n], descending; None for those that `thresholds_between` finds.
     """
@@ -112,16 +126,16 @@ def deployed_sweep(
         within = [np.add.outer(np.arange(len(each)), np.arange(each.shape[1])) < len(each) for each in scores]
         thresholds = thresholds_between(np.concatenate([each[valid] for each, valid in zip(scores, within, strict=True)]))
     fired = [replay_at(each, thresholds, options) for each in scores]
-    found = [count_pairs(each, np.arange(true.size), np.flatnonzero(true), collar) for each, true in zip(fired, ends, strict=True)]
+    found = [count_pairs(each, np.arange(true.size), np.flatnonzero(true) + delay, collar) for each, true in zip(fired, ends, strict=True)]
     return Sweep(thresholds, np.array(found), np.array([each.sum(1) for each in fired]), np.array([int(each.sum()) for each in ends]))
 
 
-def dense_sweep(episodes: Sequence[ScoredEpisode], collar: int, window: int = NMS_WINDOW) -> Sweep:
+def dense_sweep(episodes: Sequence[ScoredEpisode], collar: int, window: int = NMS_WINDOW, delay: int = 0) -> Sweep:
     """The dense protocol at many thresholds.
 
     Args:
       episodes: with their probabilities.
-      collar: in steps.
+      collar, delay: which firings answer a true end, as in `Window`.
       window: of the non-maximum suppression, in steps.
     """
     steps = [candidates(each.scores, window) for each in episodes]
@@ -131,7 +145,7 @@ def dense_sweep(episodes: Sequence[ScoredEpisode], collar: int, window: int = NM
     def count(values: np.ndarray) -> np.ndarray:
         return values.size - np.searchsorted(np.sort(values), thresholds, side="left")
 
-    answering = [value[hits(chosen, value, each.true, collar)] for each, chosen, value in zip(episodes, steps, scores, strict=True)]
+    answering = [value[hits(chosen, value, each.true + delay, collar)] for each, chosen, value in zip(episodes, steps, scores, strict=True)]
     found, fired = (np.array([count(value) for value in values]) for values in (answering, scores))
     return Sweep(thresholds, found, fired, np.array([each.true.size for each in episodes]))
 
@@ -172,6 +186,7 @@ def tune(scores: Sequence[np.ndarray], ends: Sequence[np.ndarray], rule: Operati
       rule: what is best.
       options: whose thresholds are not used; at least one.
     """
-    chosen = [(pick(deployed_sweep(scores, ends, collar_of(rule), each), rule), each) for each in options]
+    collar, delay = window_of(rule)
+    chosen = [(pick(deployed_sweep(scores, ends, collar, each, delay=delay), rule), each) for each in options]
     best, option = min(chosen, key=lambda pair: pair[0][:2])
     return Rule(best.threshold, option.debounce, option.min_steps, option.time_out)

@@ -6,9 +6,10 @@ import json
 import numpy as np
 import pytest
 
+from eosjax.config import TrainConfig
 from eosjax.ends.calibration import Calibration, prior_shift, sigmoid
 from eosjax.ends.measure import measure_decisions, measure_scores
-from eosjax.ends.operating_points import OperatingPoint, Selection, choose, cross_fit
+from eosjax.ends.operating_points import OperatingPoint, Selection, choose, cross_fit, selection
 from eosjax.ends.protocols import ChunkedEpisode, Rule, merge_votes, replay
 from eosjax.ends.sweeps import dense_sweep, deployed_sweep, pick
 from eosjax.flag_values import OperatingRule
@@ -123,6 +124,14 @@ def test_the_point_of_an_episode_was_chosen_on_the_other_folds():
     for number, point in enumerate(points):
         assert point == choose([each for other, each in enumerate(episodes) if other % 3 != number % 3], HOW)
     assert len(cross_fit(episodes[:2], HOW)) == 2
+
+
+@pytest.mark.parametrize(("rule", "time_outs"), [("loop", {12}), ("f1:2", {None, 12})])
+def test_for_the_loop_every_option_has_a_time_out(rule, time_outs):
+    ends = np.arange(24) % 12 == 11
+    config = TrainConfig(eos_operating_point=rule)
+    assert {each.time_out for each in selection(config, 0.05, [ends]).options} == time_outs
+    assert not selection(dataclasses.replace(config, eos_tune_decision=False), 0.05, [ends]).options
 
 
 def test_choosing_on_noise_looks_better_than_it_is():

@@ -12,7 +12,6 @@ from eosjax.ends.protocols import Rule, replay
 from eosjax.ends.sweeps import (
     Pick,
     Sweep,
-    collar_of,
     dense_sweep,
     deployed_sweep,
     option_grid,
@@ -20,11 +19,18 @@ from eosjax.ends.sweeps import (
     replay_at,
     thresholds_between,
     tune,
+    window_of,
 )
 from eosjax.flag_values import OperatingRule
 
 SEEDS = st.integers(0, 2**32 - 1)
-RULES = [OperatingRule("false_alarms", 0.5), OperatingRule("false_alarms", 0), OperatingRule("f1", 1), OperatingRule("cost", 3)]
+RULES = [
+    OperatingRule("false_alarms", 0.5),
+    OperatingRule("false_alarms", 0),
+    OperatingRule("f1", 1),
+    OperatingRule("cost", 3),
+    OperatingRule("loop"),
+]
 
 
 def made_up(seed, count=3, coarse=False):
@@ -116,11 +122,12 @@ def loss_of(rule, hits, fired, true, episodes):
 @given(SEEDS, st.sampled_from(RULES))
 def test_a_rule_picks_what_brute_force_over_all_thresholds_finds_best(seed, rule):
     scores, ends = made_up(seed)
-    best = pick(deployed_sweep(scores, ends, collar_of(rule)), rule)
+    collar, delay = window_of(rule)
+    best = pick(deployed_sweep(scores, ends, collar, delay=delay), rule)
 
     def outcome(threshold):
         fired = [replay(each, Rule(threshold)).fired for each in scores]
-        hits = sum(len(match(each, np.flatnonzero(true), collar_of(rule))) for each, true in zip(fired, ends, strict=True))
+        hits = sum(len(match(each, np.flatnonzero(true) + delay, collar)) for each, true in zip(fired, ends, strict=True))
         total = sum(each.size for each in fired)
         return loss_of(rule, hits, total, sum(each.sum() for each in ends), len(ends)), total - hits
 
@@ -140,7 +147,7 @@ def test_worked_rules():
     assert pick(sweep, OperatingRule("f1", 2)) == Pick(pytest.approx(0.2), 1, 0.5)
     assert pick(sweep, OperatingRule("cost", 0.1)) == Pick(pytest.approx(0.3), 0, 0.7)
     assert pick(sweep, OperatingRule("cost", 20)) == Pick(13, 13, 0.3)
-    with pytest.raises(ValueError, match="expected false_alarms, f1 or cost, got fixed"):
+    with pytest.raises(ValueError, match="expected false_alarms, f1, cost or loop, got fixed"):
         pick(sweep, OperatingRule("fixed"))
 
 
@@ -150,8 +157,20 @@ def test_of_equally_good_thresholds_the_one_with_fewest_false_alarms_and_then_th
     assert pick(sweep, OperatingRule("false_alarms", 5)).threshold == 0.7
 
 
-def test_collars():
-    assert [collar_of(rule) for rule in RULES] == [2, 2, 1, 2]
+def test_windows():
+    assert [window_of(rule) for rule in RULES] == [(2, 0), (2, 0), (1, 0), (2, 0), (1, 1)]
+
+
+@pytest.mark.parametrize(("step", "hit"), [(3, False), (4, True), (6, True), (7, False)])
+def test_in_the_loop_a_firing_is_a_hit_up_to_two_steps_after_the_end_and_never_before(step, hit):
+    ends, scores = np.arange(12) == 4, np.where(np.arange(12) == step, 0.9, 0.1)
+    collar, delay = window_of(OperatingRule("loop"))
+    for sweep in (
+        deployed_sweep([scores[:, None]], [ends], collar, delay=delay),
+        dense_sweep([ScoredEpisode("", scores, ends)], collar, delay=delay),
+    ):
+        at = np.flatnonzero(sweep.thresholds > 0.2)[-1]
+        assert (sweep.hits[0, at], sweep.fired[0, at]) == (hit, 1)
 
 
 def test_options_are_bounded_by_the_substeps_of_training():
