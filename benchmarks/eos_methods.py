@@ -25,9 +25,10 @@ from eosjax.training.loop import run as train
 
 RECIPES = Path(__file__).parents[1] / "configs"
 RUN, CACHE, RESULTS = "run", "hidden", "results"
-# Changes to the recipe: enough held-out episodes for two halves, and on LIBERO enough updates for useful hidden states.
+# Changes to the recipe: enough held-out episodes for two halves, hidden states that learned from the actions alone, and on LIBERO enough
+# updates for useful ones.
 SETTINGS = {
-    "demo": ("demo.yaml", ("--val_share=0.3",)),
+    "demo": ("demo.yaml", ("--val_share=0.3", "--eos_loss=balanced_buffer")),
     "libero": ("libero_small.yaml", ("--val_share=0.3", "--max_steps=1500", "--num_steps_before_decay=1000", "--val_freq=500")),
 }
 # The same for policies that are trained together with each method: shorter, because there are many.

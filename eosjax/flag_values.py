@@ -74,17 +74,16 @@ def parse_allowances(text: str | None) -> frozenset[str]:
     return names
 
 
-_WITHOUT_NUMBER = ("loop", "fixed")
-
-
 class OperatingRule(NamedTuple):
     """How the threshold of the EOS head is chosen on validation episodes."""
 
-    kind: str  # false_alarms, f1, cost, loop or fixed
-    value: float = 0.0  # most false alarms per episode; the collar in control steps; the cost of a miss if a false alarm costs 1
+    kind: str  # false_alarms, f1, cost, early or fixed
+    # Most false alarms per episode; the collar in control steps; the cost of a miss if a false alarm costs 1; the largest share of firings
+    # that come early.
+    value: float = 0.0
 
     def __str__(self) -> str:
-        return self.kind if self.kind in _WITHOUT_NUMBER else f"{self.kind}:{self.value:g}"
+        return self.kind if self.kind == "fixed" else f"{self.kind}:{self.value:g}"
 
 
 def parse_operating_rule(text: str) -> OperatingRule:
@@ -94,17 +93,23 @@ def parse_operating_rule(text: str) -> OperatingRule:
       ConfigError: no such rule, or a number outside its range.
     """
     kind, _, number = text.partition(":")
-    if text in _WITHOUT_NUMBER:
-        return OperatingRule(text)
+    if text == "fixed":
+        return OperatingRule("fixed")
     try:
         value = float(number)
     except ValueError:
         value = math.nan
-    sound = {"false_alarms": value >= 0, "f1": value >= 0 and value == int(value), "cost": value > 0} if math.isfinite(value) else {}
-    if not sound.get(kind):
+    finite = math.isfinite(value)
+    sound = {
+        "false_alarms": value >= 0,
+        "f1": value >= 0 and finite and value == int(value),
+        "cost": value > 0,
+        "early": 0 <= value < 1,
+    }
+    if not (finite and sound.get(kind)):
         raise ConfigError(
             "--eos_operating_point: expected false_alarms:K (at most K an episode, then fewest misses), f1:C (a whole number of steps), "
-            "cost:R (a miss costs R false alarms, above 0), loop (f1:2 without firings before an end, and a time-out) or fixed "
+            "cost:R (a miss costs R false alarms, above 0), early:S (the share of firings before an end, below 1) or fixed "
             f"(--eos_threshold itself); got {text!r}"
         )
     return OperatingRule(kind, value)

@@ -59,7 +59,7 @@ def test_save_and_load_give_the_same_configuration(tmp_path):
     assert load(tmp_path / "config.yaml") == config
 
 
-@pytest.mark.parametrize("text", ["false_alarms:0.5", "false_alarms:0", "f1:2", "cost:5", "loop", "fixed"])
+@pytest.mark.parametrize("text", ["false_alarms:0.5", "false_alarms:0", "f1:2", "cost:5", "early:0.05", "fixed"])
 def test_operating_rules(text):
     rule = TrainConfig(eos_operating_point=text).operating_rule
     kind, _, number = text.partition(":")
@@ -86,6 +86,8 @@ def test_recipes_parse_and_open_with_their_command(recipe):
         ("--eos_operating_point best", "--eos_operating_point: expected false_alarms:K .* or fixed .*; got 'best'"),
         ("--eos_operating_point f1:1.5", "a whole number of steps.*; got 'f1:1.5'"),
         ("--eos_operating_point cost:0", "got 'cost:0'"),
+        ("--eos_operating_point early:1", "got 'early:1'"),
+        ("--eos_operating_point f1:inf", "got 'f1:inf'"),
         ("--eos_operating_point false_alarms:-1", "got 'false_alarms:-1'"),
         ("--eos_operating_point fixed:1", "got 'fixed:1'"),
         ("--model_dtype float16", "--model_dtype must be one of auto, bfloat16, float32, got float16"),

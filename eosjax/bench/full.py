@@ -65,7 +65,7 @@ RESULT = "bench.json"
 
 
 def method_config(base: TrainConfig, method: str, seed: int, folder: Path) -> TrainConfig:
-    """The run of a method: the recipe with the default draws and the method's flags.
+    """The run of a method: the recipe with the default loss and draws, and the method's flags.
 
     Args:
       base: the recipe.
@@ -73,15 +73,14 @@ def method_config(base: TrainConfig, method: str, seed: int, folder: Path) -> Tr
       seed: of the run.
       folder: that the run goes into.
     """
-    drawn = {
-        name: getattr(TrainConfig, name) for name in ("eos_sample_positive", "eos_sample_negative", "eos_min_positive", "eos_min_negative")
-    }
+    names = ("eos_loss", "eos_sample_positive", "eos_sample_negative", "eos_min_positive", "eos_min_negative")
+    learns = {name: getattr(TrainConfig, name) for name in names}
     every = max(base.max_steps // SAVES, 1)
     name = f"{method.replace(', ', '-').replace(' ', '-')}-seed{seed}"
     frequent = {"save_freq": every, "val_freq": SAVES // _VALIDATIONS * every, "keep_checkpoints": SAVES + 1}
     chosen = {"eos_operating_point": f"f1:{MAIN_COLLAR}"}
     run_flags = {"seed": seed, "run_root_dir": folder, "run_id_override": name, "use_tensorboard": False}
-    return dataclasses.replace(base, **drawn, **chosen, **frequent, **run_flags, **FULL_METHODS[method])
+    return dataclasses.replace(base, **{**learns, **chosen, **frequent, **run_flags, **FULL_METHODS[method]})
 
 
 def train_and_look(config: TrainConfig) -> dict[str, Any]:

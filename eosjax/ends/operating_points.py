@@ -94,12 +94,14 @@ class Selection:
       rule: what is best.
       threshold: probability to take with the rule `fixed`.
       options: decision options to choose among, too (see `sweeps.option_grid`); none for a threshold alone.
+      time_out: that is taken whatever the rule finds; None for none.
     """
 
     exact: Calibration
     rule: OperatingRule
     threshold: float = 0.5
     options: Sequence[Rule] = ()
+    time_out: int | None = None
 
 
 def selection(config: TrainConfig, share_of_ends: float, train_ends: Sequence[np.ndarray]) -> Selection:
@@ -110,11 +112,12 @@ def selection(config: TrainConfig, share_of_ends: float, train_ends: Sequence[np
       share_of_ends: in the training data, between 0 and 1.
       train_ends: for each training episode bool [t]; the lengths of their sub-steps bound the decision options.
     """
-    options = option_grid(train_ends) if config.eos_tune_decision else []
-    if config.operating_rule.kind == "loop":
+    options, time_out = option_grid(train_ends) if config.eos_tune_decision else [], None
+    if options and config.operating_rule.kind == "early":
         # A recording goes on at its end whatever the head says, so that no figure there tells what a time-out is good for.
-        options = [each for each in options if each.time_out]
-    return Selection(exact_calibration(config, share_of_ends), config.operating_rule, config.eos_threshold, options)
+        time_out = max(each.time_out or 0 for each in options)
+        options = [each for each in options if not each.time_out]
+    return Selection(exact_calibration(config, share_of_ends), config.operating_rule, config.eos_threshold, options, time_out)
 
 
 def choose(episodes: Sequence[ChunkedEpisode], how: Selection) -> OperatingPoint:
@@ -135,6 +138,8 @@ def choose(episodes: Sequence[ChunkedEpisode], how: Selection) -> OperatingPoint
     truth = [each.ends for each in episodes]
     plain = tune(scores, truth, how.rule, [Rule(how.threshold)])
     chosen = tune(scores, truth, how.rule, how.options) if how.options else plain
+    if how.time_out is not None:
+        chosen = dataclasses.replace(chosen, time_out=how.time_out)
     collar, delay = window_of(how.rule)
     dense = pick(dense_sweep([point.dense(each) for each in episodes], collar, delay=delay), how.rule).threshold
     return dataclasses.replace(point, rule=chosen, plain_threshold=plain.threshold, dense_threshold=dense)

@@ -6,7 +6,7 @@ deployed protocol, `dense_sweep` applies non-maximum suppression. `pick` applies
     false_alarms:k   at most k false alarms an episode, then the fewest misses
     f1:c             the largest event F1 at a collar of c steps
     cost:r           the smallest sum of r * misses + false alarms
-    loop             the largest event F1 where a firing is a hit up to 2 steps after an end, and a false alarm before it
+    early:s          at most the share s of the firings false alarms, then the fewest misses; a firing before its end is a false alarm
 
 Of thresholds that are equally good by the rule it takes those with the fewest false alarms, and of these the middle one.
 """
@@ -56,7 +56,7 @@ def window_of(rule: OperatingRule) -> Window:
 
     In the loop a firing that comes early takes the decisive step away, and one that comes late costs nothing but its steps.
     """
-    if rule.kind == "loop":
+    if rule.kind == "early":
         return Window(MAIN_COLLAR // 2, MAIN_COLLAR // 2)
     return Window(int(rule.value) if rule.kind == "f1" else MAIN_COLLAR)
 
@@ -72,12 +72,14 @@ def pick(sweep: Sweep, rule: OperatingRule) -> Pick:
     match rule.kind:
         case "false_alarms":  # the first threshold lies above all scores, and but for a time-out nothing fires there
             loss = np.where(alarms <= rule.value * sweep.true.size, misses, np.inf)
-        case "f1" | "loop":
+        case "early":
+            loss = np.where(alarms <= rule.value * fired, misses, np.inf)
+        case "f1":
             loss = 1 - 2 * found / np.maximum(fired + true, 1)
         case "cost":
             loss = rule.value * misses + alarms
         case _:
-            raise ValueError(f"rule: expected false_alarms, f1, cost or loop, got {rule}")
+            raise ValueError(f"rule: expected false_alarms, f1, cost or early, got {rule}")
     best = np.flatnonzero(loss == loss.min())
     best = best[alarms[best] == alarms[best].min()]
     place = best[best.size // 2]

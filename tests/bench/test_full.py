@@ -6,6 +6,7 @@ import json
 import pytest
 
 from eosjax.bench import full
+from eosjax.config import TrainConfig
 from eosjax.ends.baselines import ORACLE
 from eosjax.ends.comparison import HEAD
 from eosjax.flags import parse
@@ -76,3 +77,12 @@ def test_a_stopped_run_is_told(base, tmp_path, monkeypatch):
     monkeypatch.setattr(full, "run", lambda config: None)
     with pytest.raises(UserError, match="plain-BCE-seed0: stopped; the same command goes on from there"):
         full.train_and_look(full.method_config(base, "plain BCE", 0, tmp_path))
+
+
+def test_a_method_takes_neither_the_loss_nor_the_draws_of_the_recipe(tmp_path):
+    recipe = TrainConfig(eos_loss="buffer_fresh", eos_sample_positive=30, eos_min_positive=30, eos_buffer_capacity=100)
+    configs = [full.method_config(recipe, method, 0, tmp_path) for method in ("buffer 50", "buffer 50 and fresh rows, into the policy")]
+    assert [(each.eos_loss, each.eos_sample_positive, each.eos_buffer_capacity) for each in configs] == [
+        ("balanced_buffer", 15, 50),
+        ("buffer_fresh", 15, 50),
+    ]

@@ -126,12 +126,18 @@ def test_the_point_of_an_episode_was_chosen_on_the_other_folds():
     assert len(cross_fit(episodes[:2], HOW)) == 2
 
 
-@pytest.mark.parametrize(("rule", "time_outs"), [("loop", {12}), ("f1:2", {None, 12})])
-def test_for_the_loop_every_option_has_a_time_out(rule, time_outs):
+def test_a_rule_for_the_loop_takes_a_time_out_that_did_not_help_to_choose():
     ends = np.arange(24) % 12 == 11
-    config = TrainConfig(eos_operating_point=rule)
-    assert {each.time_out for each in selection(config, 0.05, [ends]).options} == time_outs
-    assert not selection(dataclasses.replace(config, eos_tune_decision=False), 0.05, [ends]).options
+    config = TrainConfig(eos_operating_point="early:0.1")
+    how = selection(config, 0.05, [ends])
+    assert (how.time_out, {each.time_out for each in how.options}) == (12, {None})
+    episodes = made_up()
+    point, without = choose(episodes, how), choose(episodes, dataclasses.replace(how, time_out=None))
+    assert point.rule == dataclasses.replace(without.rule, time_out=12)
+    assert without.rule.time_out is None
+    plain = selection(dataclasses.replace(config, eos_tune_decision=False), 0.05, [ends])
+    assert (plain.options, plain.time_out) == ([], None)
+    assert selection(TrainConfig(eos_operating_point="f1:2"), 0.05, [ends]).time_out is None
 
 
 def test_choosing_on_noise_looks_better_than_it_is():

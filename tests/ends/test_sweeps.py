@@ -29,7 +29,7 @@ RULES = [
     OperatingRule("false_alarms", 0),
     OperatingRule("f1", 1),
     OperatingRule("cost", 3),
-    OperatingRule("loop"),
+    OperatingRule("early", 0.3),
 ]
 
 
@@ -114,6 +114,8 @@ def loss_of(rule, hits, fired, true, episodes):
     alarms, misses = fired - hits, true - hits
     if rule.kind == "false_alarms":
         return misses if alarms <= rule.value * episodes else np.inf
+    if rule.kind == "early":
+        return misses if alarms <= rule.value * fired else np.inf
     if rule.kind == "cost":
         return rule.value * misses + alarms
     return 1 - 2 * hits / max(fired + true, 1)
@@ -145,9 +147,11 @@ def test_worked_rules():
     assert pick(sweep, OperatingRule("false_alarms", 0.5)) == Pick(1, 1, 0.5)
     assert pick(sweep, OperatingRule("false_alarms", 7)) == Pick(0, 13, 0.3)
     assert pick(sweep, OperatingRule("f1", 2)) == Pick(pytest.approx(0.2), 1, 0.5)
+    assert pick(sweep, OperatingRule("early", 0.2)) == Pick(1, 1, 0.5)
+    assert pick(sweep, OperatingRule("early", 0.1)) == Pick(3, 0, 0.7)
     assert pick(sweep, OperatingRule("cost", 0.1)) == Pick(pytest.approx(0.3), 0, 0.7)
     assert pick(sweep, OperatingRule("cost", 20)) == Pick(13, 13, 0.3)
-    with pytest.raises(ValueError, match="expected false_alarms, f1, cost or loop, got fixed"):
+    with pytest.raises(ValueError, match="expected false_alarms, f1, cost or early, got fixed"):
         pick(sweep, OperatingRule("fixed"))
 
 
@@ -164,7 +168,7 @@ def test_windows():
 @pytest.mark.parametrize(("step", "hit"), [(3, False), (4, True), (6, True), (7, False)])
 def test_in_the_loop_a_firing_is_a_hit_up_to_two_steps_after_the_end_and_never_before(step, hit):
     ends, scores = np.arange(12) == 4, np.where(np.arange(12) == step, 0.9, 0.1)
-    collar, delay = window_of(OperatingRule("loop"))
+    collar, delay = window_of(OperatingRule("early", 0))
     for sweep in (
         deployed_sweep([scores[:, None]], [ends], collar, delay=delay),
         dense_sweep([ScoredEpisode("", scores, ends)], collar, delay=delay),
