@@ -32,8 +32,8 @@ class Style(NamedTuple):
     last_to_block: float = 0.03  # the same on the way to the block, which counts as reached from nearer
     pause: float = 0.01  # share of the steps before which the hand pauses
     still: float = 3.0  # mean length of such a pause in steps; without memory, so that the time waited carries no information
-    # Chance of another step of waiting, where the fingers have closed round the block. Well below a half: a policy learns the median of what
-    # it sees there, and at a half would stay for ever.
+    # Chance of another step of waiting, where the fingers have closed round the block. Well below a half: a policy learns the median of
+    # what it sees there, and at a half would stay for ever.
     rest: float = 0.25
     blip: float = 0.15  # share of the ways to the block on which the empty fingers close without purpose
     mends: float = 0.035  # metres that the hand may be from where the sub-step before was to leave it
