@@ -85,6 +85,7 @@ class LoRADense(nn.Module):
         b = self.variable(LORA, "b", lambda: jnp.zeros((rank, self.features), jnp.float32))
         x = nn.Dropout(self.linear.lora_dropout)(x, deterministic=deterministic)
         precision = precision_of(x.dtype)
+        # Scaled where it is narrow, so that the backward pass does not scale the gradients of all features.
         narrow = jnp.matmul(x, a.value.astype(x.dtype), precision=precision) * self.linear.lora_scaling
         return _widen(narrow, b.value.astype(x.dtype))
 
