@@ -30,7 +30,7 @@ from eosjax.demo.table import Luck
 DATASET_NAME = "eosjax_demo"
 EPISODES = 480
 LUCK = Luck(knock=0.02)  # knocks show how to come back from where no demonstration would lead
-_VERSION = "2.1.0"  # raise it when the simulation changes, so that old files are not taken for new ones
+_VERSION = "2.2.0"  # raise it when the simulation changes, so that old files are not taken for new ones
 
 
 class DemoPaths(NamedTuple):

@@ -6,6 +6,7 @@ that it is told to do, mends what the one before left unfinished by less than `S
 
 It is irregular on purpose, so that neither the clock nor the gripper command reveals the end of a sub-step: speeds, pauses and idle moves
 of the fingers are random. The scene reveals it: the last step of a way is a decisive one of up to four centimetres that lands on the goal.
+A block leaves the table with such a step, too.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from eosjax.demo.scene import CARRY, HOME, OPEN, PLATE_HEIGHT, PLATE_RADIUS, STEP, TURN
-from eosjax.demo.table import ACROSS, Fixed, State, lean
+from eosjax.demo.table import ACROSS, LIFTED, Fixed, State, lean
 
 _HOVER = 0.09  # metres above the grasp at which it comes from the side
 _CLEAR = 0.03  # metres above the grasp from which it sees that the fingers hold nothing
@@ -133,7 +134,7 @@ class Expert:
         if substep in (2, 3) and not view.has_it:
             return np.inf
         if substep == 2:
-            return abs(view.block[2] - CARRY)
+            return max(0.0, LIFTED - view.block[2])
         return _far(view.hand[:2] - self._over_plate(view)) if substep == 3 else 0.0
 
     def _look(self, state: State) -> View:
@@ -156,7 +157,9 @@ class Expert:
         """f64 [3]: the part of a way that is done in this step."""
         distance = _far(way)
         last = self._style.last_to_block if self._told == 0 else self._style.last
-        return way if distance < last else way * (self._speed / distance)
+        if distance < last:
+            return way
+        return way * ((last if self._lifts else self._speed) / distance)
 
     def _action(self, view: View, delta: np.ndarray | None, turn: float) -> np.ndarray:
         """Moves by `delta` metres (None: stays) and turns by `turn` radians; the hand leans as it reaches out."""
@@ -189,6 +192,7 @@ class Expert:
         return _Move(view.grasp + _up(above), view.turned, -1.0)
 
     def _pick(self, view: View) -> _Move:
+        self._lifts &= view.has_it
         if view.has_it:
             if not self._lifts:
                 self._lifts = self._rng.random() >= self._style.rest

@@ -17,9 +17,9 @@ SUBSTEP_ACTIONS = ("move", "pick", "move", "place", "move")  # the coarse verb o
 
 HOME = np.array([0.0, 0.0, 0.20])  # where "move the gripper away" leads
 REACH = np.array([0.14, 0.12])  # props lie within this distance of the table's middle, along x and along y
-APART = 0.125  # least distance between two props
+APART = 0.14  # least distance between two props
 SPARE = 0.1  # share of the scenes with a second block, and with a second plate
-PLATE_RADIUS, PLATE_HEIGHT = 0.062, 0.006
+PLATE_RADIUS, PLATE_HEIGHT = 0.07, 0.006
 OPEN = 0.105  # distance between the open fingers
 STEP, TURN = 0.04, 0.20  # metres and radians of one unit of action
 LEAN = 2.0  # radians of tilt per metre from the middle: the hand leans as it reaches out

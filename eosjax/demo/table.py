@@ -19,7 +19,7 @@ from eosjax.demo.scene import HOME, LEAN, OPEN, PLATE_HEIGHT, PLATE_RADIUS, REAC
 BLOCKS, PLATES = 2, 2  # room for so many; absent ones lie far off the table
 AT_BLOCK = 0.02  # metres from where the hand would close round the block: it counts as reached
 NEAR = 0.03  # metres: any other place counts as reached from here
-LIFTED = 0.052  # metres: so does the height to which a block is lifted
+LIFTED = 0.03  # metres: a block that is held and higher counts as lifted
 ALIGNED = 0.35  # radians between the fingers and the sides of a cube, from which they cannot hold it
 ACROSS = 0.018  # metres that a block may be off the line between the fingers
 RATES = (0.5, 1.0)  # shares of `_STROKE` that the fingers move in a step
@@ -284,7 +284,7 @@ def goals(fixed: Fixed, state: State) -> np.ndarray:
         [
             is_open & (_distance(hand, grasp) < AT_BLOCK),
             has_it & (target[:, 2] > LIFTED),
-            has_it & (target[:, 2] > LIFTED - NEAR) & (to_plate < NEAR),
+            has_it & (target[:, 2] > 0.5 * LIFTED) & (to_plate < NEAR),
             is_open & _rests_on_plate(state, to_plate),
             is_open & (_distance(hand, HOME) < NEAR),
         ],

@@ -207,7 +207,7 @@ def test_the_later_of_two_writers_takes_the_result_of_the_earlier(tmp_path, monk
 
 
 def test_a_foreign_folder_is_refused_and_kept(tmp_path):
-    home = tmp_path / "demo-2.1.0-2-episodes-seed-0"
+    home = tmp_path / "demo-2.2.0-2-episodes-seed-0"
     home.mkdir()
     (home / "notes.txt").write_text("mine")
     with pytest.raises(FileExistsError, match=r"seed-0 exists but is no demo dataset: expected substep_labels\.json"):
