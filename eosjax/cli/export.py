@@ -82,8 +82,9 @@ def _calibration(run: SavedRun, point: OperatingPoint) -> dict[str, Any]:
         "formula": (
             "logit p = scale * (f + shift) + bias, where f = z, the raw logit, if gamma is 0, and otherwise "
             "f = (1 + gamma) z + log(1 + gamma e^-z log(1 + e^z)) - log(1 + gamma e^z log(1 + e^-z)); "
-            "a sub-step ends where p has reached threshold at debounce steps in a row, not before its min_steps and at the latest at its "
-            "time_out; where steps are not counted, with the first action whose p reaches plain_threshold"
+            "a sub-step ends where q has reached threshold at debounce steps in a row, not before its min_steps and at the latest at its "
+            "time_out; q is p, or, if cumulative, 1 less the product of 1 - p over the actions of the chunk up to this one; "
+            "where steps are not counted, with the first action whose p reaches plain_threshold"
         ),
         "trained_prior": trained_prior(run.config, share),
         "true_prior": share,

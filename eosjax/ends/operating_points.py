@@ -72,7 +72,8 @@ class OperatingPoint:
 
     def sentence(self) -> str:
         """Where it comes from, in words."""
-        options = [f"debounce {self.rule.debounce}"] if self.rule.debounce > 1 else []
+        options = ["cumulative"] if self.rule.cumulative else []
+        options += [f"debounce {self.rule.debounce}"] if self.rule.debounce > 1 else []
         options += [f"at least {self.rule.min_steps} steps"] if self.rule.min_steps > 1 else []
         options += [f"time-out {self.rule.time_out}"] if self.rule.time_out else []
         if options:

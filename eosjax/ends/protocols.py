@@ -35,6 +35,8 @@ class Rule:
       debounce: crossings at so many executed steps in a row, the last of which is the end. The row goes on from chunk to chunk.
       min_steps: a sub-step is not said to end before it has so many steps.
       time_out: a sub-step that has so many steps ends without a crossing; None for never.
+      cumulative: what is compared with the threshold is the probability that the sub-step has ended since the chunk began (`read`). Where
+        the head knows that the end is near, but not at which slot, no slot alone may reach a threshold. Scores must be probabilities then.
 
     Raises:
       RuleError: a number is out of its range.
@@ -44,6 +46,7 @@ class Rule:
     debounce: int = 1
     min_steps: int = 1
     time_out: int | None = None
+    cumulative: bool = False
 
     def __post_init__(self) -> None:
         if np.isnan(self.threshold):
@@ -53,6 +56,16 @@ class Rule:
                 raise RuleError(f"{name}: expected 1 step or more, got {getattr(self, name)}")
         if self.time_out is not None and self.time_out < self.min_steps:
             raise RuleError(f"time_out: expected min_steps ({self.min_steps}) or more, got {self.time_out}")
+
+    def read(self, scores: np.ndarray) -> np.ndarray:
+        """What is compared with the threshold.
+
+        Args:
+          scores: f[..., k], of chunks. If `cumulative`, their probabilities p are taken as the hazard of an end in discrete time, as in
+            survival analysis (Singer and Willett 1993): the sub-step has ended by slot i with the probability 1 - Π (1 - p), over the
+            slots up to i.
+        """
+        return 1 - np.cumprod(1 - scores, axis=-1) if self.cumulative else scores
 
 
 class ChunkedEpisode(NamedTuple):
@@ -94,7 +107,7 @@ def cut_chunk(scores: np.ndarray, rule: Rule, clock: Clock) -> Cut:
       clock: of the running sub-step; a new `Clock()` at its first step.
     """
     steps, crossings = clock
-    for slot, crossed in enumerate((scores >= rule.threshold).tolist()):
+    for slot, crossed in enumerate((rule.read(scores) >= rule.threshold).tolist()):
         steps, crossings = steps + 1, crossings + 1 if crossed else 0
         seen = crossings >= rule.debounce and steps >= rule.min_steps
         if seen or steps == rule.time_out:
@@ -115,7 +128,7 @@ def replay(scores: np.ndarray, rule: Rule) -> Replay:
 
     Args:
       scores: f[t, k], of every anchor of an episode of t steps; row s is about the steps s … s + k - 1, and what lies past the episode is
-        not read. Logits or probabilities; the threshold of the rule is on the same scale.
+        not read. Logits or probabilities (for a cumulative rule, probabilities); the threshold of the rule is on the same scale.
       rule: when a sub-step ends.
     """
     length, chunk = scores.shape

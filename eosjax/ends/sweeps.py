@@ -13,6 +13,7 @@ Of thresholds that are equally good by the rule it takes those with the fewest f
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Iterable, Sequence
@@ -120,13 +121,13 @@ def deployed_sweep(
       scores: for each episode f64 [t, k], probabilities of every anchor, as in `protocols.replay`.
       ends: for each episode bool [t], truth.
       collar, delay: which firings answer a true end, as in `Window`.
-      options: debounce, min_steps and time_out; its threshold is not used. None for no options.
+      options: all of it but the threshold. None for no options.
       thresholds: f64 [n], descending; None for those that `thresholds_between` finds.
     """
     options = options or Rule(0.0)
     if thresholds is None:
         within = [np.add.outer(np.arange(len(each)), np.arange(each.shape[1])) < len(each) for each in scores]
-        thresholds = thresholds_between(np.concatenate([each[valid] for each, valid in zip(scores, within, strict=True)]))
+        thresholds = thresholds_between(np.concatenate([options.read(each)[valid] for each, valid in zip(scores, within, strict=True)]))
     fired = [replay_at(each, thresholds, options) for each in scores]
     found = [count_pairs(each, np.arange(true.size), np.flatnonzero(true) + delay, collar) for each, true in zip(fired, ends, strict=True)]
     return Sweep(thresholds, np.array(found), np.array([each.sum(1) for each in fired]), np.array([int(each.sum()) for each in ends]))
@@ -158,26 +159,27 @@ def replay_at(scores: np.ndarray, thresholds: np.ndarray, options: Rule) -> np.n
     Args:
       scores: f64 [t, k], of every anchor of an episode.
       thresholds: f64 [n].
-      options: debounce, min_steps and time_out; its threshold is not used.
+      options: all of it but the threshold.
 
     Returns:
       bool [n, t].
     """
     from eosjax.ends.loops import replays
 
-    return replays(np.asarray(scores, np.float64), thresholds, options.debounce, options.min_steps, options.time_out or 0)
+    read = options.read(np.asarray(scores, np.float64))
+    return replays(read, thresholds, options.debounce, options.min_steps, options.time_out or 0)
 
 
 def option_grid(ends: Sequence[np.ndarray]) -> list[Rule]:
-    """Decision options worth trying, the plainest first: debounce 1 to 3, with and without a least length and a time-out.
+    """Decision options worth trying, the plainest first: debounce 1 to 3; with and without a least length, `cumulative`, and a time-out.
 
     Args:
       ends: for each training episode bool [t]. The 1 % and 99 % quantiles of the lengths of their sub-steps are the two bounds.
     """
     lengths = np.concatenate([np.diff(np.flatnonzero(each), prepend=-1) for each in ends])
     shortest, longest = np.percentile(lengths, (1, 99)).tolist()
-    grid = itertools.product((None, math.ceil(longest)), sorted({1, int(shortest)}), (1, 2, 3))
-    return [Rule(0.0, debounce, min_steps, time_out) for time_out, min_steps, debounce in grid]
+    grid = itertools.product((None, math.ceil(longest)), (False, True), sorted({1, int(shortest)}), (1, 2, 3))
+    return [Rule(0.0, debounce, min_steps, time_out, cumulative) for time_out, cumulative, min_steps, debounce in grid]
 
 
 def tune(scores: Sequence[np.ndarray], ends: Sequence[np.ndarray], rule: OperatingRule, options: Iterable[Rule]) -> Rule:
@@ -191,4 +193,4 @@ def tune(scores: Sequence[np.ndarray], ends: Sequence[np.ndarray], rule: Operati
     collar, delay = window_of(rule)
     chosen = [(pick(deployed_sweep(scores, ends, collar, each, delay=delay), rule), each) for each in options]
     best, option = min(chosen, key=lambda pair: pair[0][:2])
-    return Rule(best.threshold, option.debounce, option.min_steps, option.time_out)
+    return dataclasses.replace(option, threshold=best.threshold)

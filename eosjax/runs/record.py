@@ -25,7 +25,7 @@ from eosjax.ends.operating_points import OperatingPoint
 from eosjax.models.openvla import VLAConfig
 from eosjax.types import UserError
 
-VERSION = 7  # raise it when a field is added, goes or changes its meaning
+VERSION = 8  # raise it when a field is added, goes or changes its meaning
 T = TypeVar("T")
 
 

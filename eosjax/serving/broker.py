@@ -259,6 +259,6 @@ def _in_order(instructions: Sequence[str]) -> Callable[[Sequence[str]], str | No
 def _run_on(scores: np.ndarray, rule: Rule, clock: Clock) -> Clock:
     """The clock after steps that end nothing, whatever their scores."""
     steps, crossings = clock
-    for crossed in (scores >= rule.threshold).tolist():
+    for crossed in (rule.read(scores) >= rule.threshold).tolist():
         steps, crossings = steps + 1, crossings + 1 if crossed else 0
     return Clock(steps, crossings)

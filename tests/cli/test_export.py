@@ -151,7 +151,7 @@ def test_every_form_has_heads_statistics_and_calibration(export, loaded, form):
     point = saved_runs.POINT
     assert (eos["trained_prior"], eos["true_prior"], eos["eos_loss"]) == (15 / 35, saved_runs.SHARE, "balanced_buffer")
     assert (eos["threshold"], eos["chosen_by"], eos["held_out_episodes"]) == (0.2, "false_alarms:1", 7)
-    assert (eos["debounce"], eos["min_steps"], eos["time_out"], eos["plain_threshold"]) == (1, 4, None, 0.4)
+    assert (eos["debounce"], eos["min_steps"], eos["time_out"], eos["cumulative"], eos["plain_threshold"]) == (1, 4, None, False, 0.4)
     assert (eos["step"], eos["chosen_at_step"]) == (20, 20)
     z = np.linspace(-5, 5, 11)
     by_the_formula = eos["scale"] * (z + eos["shift"]) + eos["bias"]

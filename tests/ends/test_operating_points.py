@@ -103,10 +103,10 @@ def test_without_held_out_episodes_only_what_is_exact_is_corrected():
 
 def test_a_sentence_says_where_it_comes_from():
     calibration = Calibration(note="fitted on 24 ends in 100 rows")
-    point = OperatingPoint(calibration, Rule(0.12345, 2, 10, 40), 0.3, 0.2, "f1:2", 8)
+    point = OperatingPoint(calibration, Rule(0.12345, 2, 10, 40, True), 0.3, 0.2, "f1:2", 8)
     assert point.sentence() == (
-        "threshold 0.123, debounce 2, at least 10 steps, time-out 40, or without a clock threshold 0.3, chosen by f1:2 on 8 held-out "
-        "episodes; calibration fitted on 24 ends in 100 rows"
+        "threshold 0.123, cumulative, debounce 2, at least 10 steps, time-out 40, or without a clock threshold 0.3, chosen by f1:2 on 8 "
+        "held-out episodes; calibration fitted on 24 ends in 100 rows"
     )
     assert point.at(0.5).sentence() == "threshold 0.5, as given; calibration fitted on 24 ends in 100 rows"
     assert OperatingPoint(calibration, Rule(0.2), 0.2, 0.2, "cost:3", 2).sentence().startswith("threshold 0.2, chosen by cost:3 on 2")

@@ -78,18 +78,26 @@ def test_rules_that_make_no_sense(options, why):
 
 
 @given(
-    st.integers(0, 2**32 - 1), st.integers(1, 40), st.integers(1, 9), st.integers(1, 3), st.integers(1, 6), st.none() | st.integers(6, 12)
+    st.integers(0, 2**32 - 1),
+    st.integers(1, 40),
+    st.integers(1, 9),
+    st.integers(1, 3),
+    st.integers(1, 6),
+    st.none() | st.integers(6, 12),
+    st.booleans(),
 )
-def test_replay_is_a_robot_that_is_asked_step_by_step(seed, length, k, debounce, min_steps, time_out):
+def test_replay_is_a_robot_that_is_asked_step_by_step(seed, length, k, debounce, min_steps, time_out, cumulative):
     scores = np.random.default_rng(seed).random((length, k))
-    rule = Rule(0.6, debounce, min_steps, time_out)
+    rule = Rule(0.6, debounce, min_steps, time_out, cumulative)
     plan, fired, anchors, lasted, row = [], [], [], 0, 0
     for step in range(length):
         if not plan:
-            plan = list(scores[step])
+            plan, goes_on = list(scores[step]), 1.0
             anchors.append(step)
         lasted += 1
-        row = row + 1 if plan.pop(0) >= 0.6 else 0
+        score = plan.pop(0)
+        goes_on *= 1 - score
+        row = row + 1 if (1 - goes_on if cumulative else score) >= 0.6 else 0
         if (row >= debounce and lasted >= min_steps) or lasted == time_out:
             fired.append(step)
             plan, lasted, row = [], 0, 0

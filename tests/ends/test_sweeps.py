@@ -48,13 +48,13 @@ def made_up(seed, count=3, coarse=False):
     return scores, ends
 
 
-@given(SEEDS, st.integers(1, 3), st.integers(1, 5), st.none() | st.integers(5, 9))
-def test_many_thresholds_at_once_are_replays_one_by_one(seed, debounce, min_steps, time_out):
+@given(SEEDS, st.integers(1, 3), st.integers(1, 5), st.none() | st.integers(5, 9), st.booleans())
+def test_many_thresholds_at_once_are_replays_one_by_one(seed, debounce, min_steps, time_out, cumulative):
     (scores, *_), _ = made_up(seed)
     thresholds = np.array([0.95, 0.7, 0.5, 0.1])
-    fired = replay_at(scores, thresholds, Rule(0.0, debounce, min_steps, time_out))
+    fired = replay_at(scores, thresholds, Rule(0.0, debounce, min_steps, time_out, cumulative))
     for row, threshold in zip(fired, thresholds, strict=True):
-        assert np.flatnonzero(row).tolist() == replay(scores, Rule(threshold, debounce, min_steps, time_out)).fired.tolist()
+        assert np.flatnonzero(row).tolist() == replay(scores, Rule(threshold, debounce, min_steps, time_out, cumulative)).fired.tolist()
 
 
 @given(SEEDS, st.booleans())
@@ -182,10 +182,23 @@ def test_options_are_bounded_by_the_substeps_of_training():
     ends[[9, 29, 69]] = True  # 10, 20 and 40 steps long; what follows the last end is no sub-step
     grid = option_grid([ends, ends])
     assert grid[0] == Rule(0.0)
-    combinations = itertools.product((1, 2, 3), (1, 10), (None, 40))
-    assert {(each.debounce, each.min_steps, each.time_out) for each in grid} == set(combinations)
+    combinations = itertools.product((1, 2, 3), (1, 10), (None, 40), (False, True))
+    assert {(each.debounce, each.min_steps, each.time_out, each.cumulative) for each in grid} == set(combinations)
     at_once = np.ones(5, bool)
     assert {each.min_steps for each in option_grid([at_once])} == {1}
+
+
+def test_an_end_that_is_spread_over_a_chunk_is_found_cumulatively():
+    """The head knows that the chunk has an end, but not at which slot: two chunks say .3 three times, one of them .6 where nothing ends."""
+    scores, ends = np.full((32, 8), 0.01), np.zeros(32, bool)
+    ends[[15, 31]] = True
+    scores[8, 5:] = scores[24, 5:] = 0.3
+    scores[16, 2] = 0.6
+    options = [Rule(0.0), Rule(0.0, cumulative=True)]
+    found = tune([scores], [ends], OperatingRule("f1", 2), options)
+    assert found.cumulative
+    assert 1 - 0.99**7 * 0.4 < found.threshold < 1 - 0.99**5 * 0.7**3
+    assert replay(scores, found).fired.tolist() == [15, 31]
 
 
 def test_tuning_takes_an_option_only_if_it_helps():

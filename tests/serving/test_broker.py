@@ -79,7 +79,7 @@ def test_less_than_a_chunk_is_executed_and_counted():
 @settings(max_examples=50, deadline=None)
 @given(
     st.lists(st.lists(st.sampled_from([0.0, 0.4, 0.9]), min_size=K, max_size=K), min_size=1, max_size=12),
-    st.builds(Rule, st.just(0.4), st.integers(1, 3), st.integers(1, 4), st.none() | st.integers(5, 9)),
+    st.builds(Rule, st.just(0.4), st.integers(1, 3), st.integers(1, 4), st.none() | st.integers(5, 9), st.booleans()),
 )
 def test_the_ends_are_those_of_the_deployed_protocol(tmp_path_factory, scores, rule):
     """`replay` plays recorded scores as a robot would; the broker is such a robot."""
@@ -235,7 +235,7 @@ def test_every_decision_is_logged_at_once(tmp_path):
         *[("lost", 4), ("plan", 4), ("step", 4), ("end", 5), ("done", 5), ("truth", 4)],
     ]
     assert {line["episode"] for line in lines} == {"7"}
-    assert lines[0]["rule"] == {"threshold": 0.5, "debounce": 1, "min_steps": 1, "time_out": None}
+    assert lines[0]["rule"] == {"threshold": 0.5, "debounce": 1, "min_steps": 1, "time_out": None, "cumulative": False}
     assert (lines[7]["eos"], lines[7]["execute"], lines[7]["ends"]) == ([0.9, 0, 0, 0], 1, True)
     assert (lines[8]["score"], lines[9]["at"], lines[9]["how"], lines[10]["outcome"]) == (0.9, 4, "seen", "completed")
     (scored,) = read_scores(path)

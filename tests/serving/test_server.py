@@ -68,7 +68,7 @@ def test_the_metadata_come_first(connection):
         "image_channels": "last",
         "state": ["observation/state"],
         "prompt": "prompt",
-        "rule": {"threshold": 0.5, "debounce": 2, "min_steps": 3, "time_out": 12},
+        "rule": {"threshold": 0.5, "debounce": 2, "min_steps": 3, "time_out": 12, "cumulative": False},
         "max_bytes": 16 * 2**20,
         "max_rate": 1e9,
     }
