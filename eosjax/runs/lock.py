@@ -45,6 +45,14 @@ class RunLock:
         self._file.close()
 
 
+def holder(folder: Path) -> str:
+    """Who has, or had last, the lock of a folder; nobody is the empty text."""
+    try:
+        return (folder / LOCK_FILE).read_text(encoding="utf-8").strip()
+    except OSError:
+        return ""
+
+
 def check_unlocked(folder: Path) -> None:
     """Raises `LockedError` if another process works in the folder; leaves nothing behind."""
     if (folder / LOCK_FILE).exists():
@@ -70,7 +78,7 @@ def _taken(descriptor: int) -> bool:
 
 
 def _refusal(folder: Path) -> LockedError:
-    owner = (folder / LOCK_FILE).read_text(encoding="utf-8").strip() or "another process"
+    owner = holder(folder) or "another process"
     return LockedError(
         f"{folder}: {owner} is training in this folder; wait for it, or start another run (--run_id_note NAME, --run_root_dir DIR)"
     )

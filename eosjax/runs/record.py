@@ -249,12 +249,13 @@ MAY_CHANGE = {
 }
 
 
-# What a path in the record speaks of, and the flag that it comes from, for those whose values are fingerprints.
+# What a path in the record speaks of, and the flag that it comes from, for those whose values are fingerprints; and the code.
 _MEANINGS = {
     "datasets.*.frames": "images, states, actions and texts below --data_root_dir",
     "datasets.*.labels": "instructions and ends of the frames, from --substep_labels_path",
     "tokenizer": "tokenizer.json below --vla_path",
     "base": "frozen base weights below --vla_path",
+    "code": "source files of eosjax",
 }
 
 
@@ -268,9 +269,15 @@ _OF_A_PROCESS = {
 }
 
 
-def facts(record: RunRecord) -> dict[str, Any]:
-    """What every process of a run must have in common, by path in the record."""
+def facts(record: RunRecord | Mapping[str, Any]) -> dict[str, Any]:
+    """What every process of a run must have in common, by path in the record; also of a part of one, by its name."""
     return {path: value for path, value in _leaves(_plain(record)).items() if path not in _OF_A_PROCESS}
+
+
+def meaning(path: str) -> str:
+    """What a fingerprint is of, in brackets behind a space; nothing for other paths."""
+    group = _group(path)
+    return next((f" ({text})" for pattern, text in _MEANINGS.items() if fnmatch.fnmatchcase(group, pattern)), "")
 
 
 class Difference(typing.NamedTuple):
@@ -281,9 +288,7 @@ class Difference(typing.NamedTuple):
     now: Any
 
     def __str__(self) -> str:
-        group = _group(self.what)
-        meaning = next((f" ({text})" for path, text in _MEANINGS.items() if fnmatch.fnmatchcase(group, path)), "")
-        return f"{self.what} is {_short(self.now)}, was {_short(self.then)}{meaning}"
+        return f"{self.what} is {_short(self.now)}, was {_short(self.then)}{meaning(self.what)}"
 
 
 def differences(then: object, now: object) -> list[Difference]:

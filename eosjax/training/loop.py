@@ -31,7 +31,7 @@ from eosjax.runs.checkpoint import Checkpoints, checkpoint_steps, fetch_fingerpr
 from eosjax.runs.data import RunData, dataset_records, open_data, share_of_ends
 from eosjax.runs.faults import FileSystemError, file_system_fault
 from eosjax.runs.folder import write_run_files
-from eosjax.runs.lock import RunLock
+from eosjax.runs.lock import RunLock, holder
 from eosjax.runs.policy_source import PolicySource
 from eosjax.runs.record import CheckpointRecord, RunRecord, Software, Validation, describe_differences, differences, facts, fingerprint
 from eosjax.training import metrics, processes, watch
@@ -43,12 +43,13 @@ from eosjax.training.keys import run_keys
 from eosjax.training.logging import Console, MetricWriter, check_wandb, eos_line, waiting_line
 from eosjax.training.parallel import DataParallel, Device, choose_devices, connect
 from eosjax.training.plan import count
-from eosjax.training.preflight import check_paths, check_run_folder
+from eosjax.training.preflight import check_paths, check_run_folder, check_shared
 from eosjax.training.state import Learner, TrainState, all_finite, init_state, make_learner
 from eosjax.training.timing import Clock, Lap
 from eosjax.training.validation import operate, predict_split
 from eosjax.types import Batch, UserError
 
+_SHARED_SECONDS = 60  # for a network file system to show the others what process 0 has written
 # Of a validation, on the console
 _SHOWN = (
     "val/action_loss",
@@ -85,6 +86,7 @@ def run(config: TrainConfig, report: Report | None = None) -> None:
 
 
 def _run(config: TrainConfig, report: Report | None) -> None:
+    processes.check_same({"code": processes.code(), **facts({"config": config})})
     devices = choose_devices(config.num_devices)
     connect(devices)
     if devices[0].platform == "cpu":
@@ -100,7 +102,7 @@ def _run(config: TrainConfig, report: Report | None) -> None:
     vla_config = processes.together(lambda: suit_device(config, described, data.train.length, devices, console.line))
     learner = make_learner(config, vla_config, share)
     with contextlib.ExitStack() as stack:
-        processes.together(lambda: _take_folder(config, stack))
+        _take_folder(config, stack)
         trainer = processes.together(lambda: _Trainer(config, data, share, learner, policy, devices, console))
         trainer.begin(policy.tokenizer_json)
         among = f" of {jax.process_count()} processes" if jax.process_count() > 1 else ""
@@ -122,9 +124,16 @@ def _open(config: TrainConfig) -> tuple[PolicySource, RunData]:
 
 
 def _take_folder(config: TrainConfig, stack: contextlib.ExitStack) -> None:
-    if processes.is_first():
-        stack.enter_context(RunLock(config.run_dir))
-        check_run_folder(config)
+    """Process 0 locks the folder of the run, for as long as the stack is open; the others make sure that it is the one they see."""
+
+    def take() -> None:
+        if processes.is_first():
+            stack.enter_context(RunLock(config.run_dir))
+            check_run_folder(config)
+
+    processes.together(take)
+    owner = processes.exchange(holder(config.run_dir))[0]
+    processes.together(lambda: check_shared(config.run_dir, owner, _SHARED_SECONDS))
 
 
 class _Trainer:

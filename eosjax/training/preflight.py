@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import socket
+import time
 from pathlib import Path
 
 from eosjax import config as configs
@@ -13,7 +15,7 @@ from eosjax.flag_values import ConfigError
 from eosjax.hub import is_hub_name
 from eosjax.names import split_revision
 from eosjax.runs.checkpoint import CheckpointError, checkpoint_steps, read_record
-from eosjax.runs.lock import check_unlocked
+from eosjax.runs.lock import check_unlocked, holder
 from eosjax.runs.record import differences
 
 
@@ -61,6 +63,21 @@ def check_run_folder(config: TrainConfig) -> None:
         if not with_checkpoint:
             raise ConfigError(f"--resume: {folder} holds no run to go on from; check --run_root_dir and the flags that name the run")
         _check_flags(config)
+
+
+def check_shared(folder: Path, owner: str, seconds: float) -> None:
+    """Raises `ConfigError` unless this machine sees within some time that `owner` has the lock of a run folder, as process 0 does.
+
+    A network file system may show a new file to other machines later.
+    """
+    end = time.monotonic() + seconds
+    while holder(folder) != owner:
+        if time.monotonic() >= end:
+            raise ConfigError(
+                f"--run_root_dir: {folder.absolute()} on {socket.gethostname()} is not the folder that process 0 has taken ({owner}); "
+                "expected one file system that all processes see"
+            )
+        time.sleep(0.2)
 
 
 def _check_writable(flag: str, folder: Path) -> None:

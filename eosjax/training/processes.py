@@ -5,22 +5,30 @@ All of it is JAX's distributed runtime. Host-side messages travel as arrays over
 
 from __future__ import annotations
 
+import atexit
 import json
+import math
 import os
 import socket
+import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+import eosjax
 from eosjax.config import TrainConfig
+from eosjax.runs.record import fingerprint, meaning
 from eosjax.types import UserError
 
 T = TypeVar("T")
 
+USER_ERROR, INTERRUPTED = 2, 130  # exit status, as of train.py
 _SILENCE_SECONDS = 90  # after which JAX aborts: `training.watch` comes first
 # The variables by which JAX recognises a cluster, and those that count its processes.
 _CLUSTERS = {
@@ -49,23 +57,66 @@ def start(config: TrainConfig) -> None:
         return
     if config.coordinator_address and config.process_id:
         _wait_for(config.coordinator_address, config.start_timeout)
-    settings = (config.coordinator_address, config.num_processes, config.process_id)
+    if config.coordinator_address and config.process_id == 0:
+        _check_free(config.coordinator_address)
     named = f"--coordinator_address {config.coordinator_address}" if config.coordinator_address else f"{detected()}"
     try:
-        jax.distributed.initialize(
-            *settings,
-            initialization_timeout=config.start_timeout,
-            heartbeat_timeout_seconds=_SILENCE_SECONDS,
-        )
-    except (RuntimeError, ValueError) as error:
-        proxies = sorted(name for name in os.environ if name.lower() in ("http_proxy", "https_proxy", "grpc_proxy", "all_proxy"))
-        hint = f"; {', '.join(proxies)} is set, which can keep gRPC from connecting" if proxies else ""
+        met = _initialize(config)
+    except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-        raise StartError(f"{named}: the processes of the run did not meet within {config.start_timeout} s{hint}: {reason}") from error
+        raise StartError(f"{named}: the processes of the run cannot meet{_proxies()}: {reason}") from error
+    if not met:
+        atexit.register(leave, USER_ERROR)  # before JAX's own, which waits
+        who = "the other processes of the run have not all come" if config.process_id == 0 else "the processes of the run did not meet"
+        raise StartError(f"{named}: {who} within {config.start_timeout} s{_proxies()}")
     counts = [sum(device.process_index == index for device in jax.devices()) for index in range(jax.process_count())]
     if len(set(counts)) > 1:
         listed = ", ".join(f"process {index} has {count}" for index, count in enumerate(counts))
         raise StartError(f"every process must have as many devices as the others: {listed}")
+
+
+def _initialize(config: TrainConfig) -> bool:
+    """Initializes JAX's runtime; whether that was done in time. In a thread of its own: in C++ it hears no Ctrl-C, and at last aborts."""
+    errors: list[Exception] = []
+
+    def work() -> None:
+        try:
+            jax.distributed.initialize(
+                config.coordinator_address,
+                config.num_processes,
+                config.process_id,
+                initialization_timeout=math.ceil(config.start_timeout) + _SILENCE_SECONDS,
+                heartbeat_timeout_seconds=_SILENCE_SECONDS,
+            )
+        except Exception as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=work, daemon=True, name="initialize")
+    thread.start()
+    try:
+        thread.join(config.start_timeout)
+    except KeyboardInterrupt:
+        atexit.register(leave, INTERRUPTED)
+        raise
+    if errors:
+        raise errors[0]
+    return not thread.is_alive()
+
+
+def _proxies() -> str:
+    """A hint at variables that can be the reason."""
+    names = sorted(name for name in os.environ if name.lower() in ("http_proxy", "https_proxy", "grpc_proxy", "all_proxy"))
+    return f"; {', '.join(names)} is set, which can keep gRPC from connecting" if names else ""
+
+
+def _check_free(address: str) -> None:
+    """Raises `StartError` if a port is in use on this machine. gRPC would share it with another program that allows it."""
+    try:
+        socket.create_server(("", int(address.rpartition(":")[2]))).close()
+    except OSError as error:
+        raise StartError(
+            f"--coordinator_address {address}: process 0 cannot listen at that port here: {os.strerror(error.errno or 0)}"
+        ) from error
 
 
 def _wait_for(address: str, seconds: float) -> None:
@@ -132,14 +183,30 @@ def check_same(facts: Mapping[str, Any]) -> None:
     """Raises `StartError` in all processes if one brings other facts than process 0, and names what differs. Every process must call it.
 
     Args:
-      facts: values that JSON knows, by name.
+      facts: values that JSON knows, by name, such as a path in the record of a run.
     """
     first, *others = (json.loads(text) for text in exchange(json.dumps(facts)))
     for index, other in enumerate(others, start=1):
         names = sorted(name for name in first.keys() | other.keys() if first.get(name) != other.get(name))
         if names:
-            listed = "; ".join(f"{name} is {other.get(name)!s:.60} there, {first.get(name)!s:.60} in process 0" for name in names[:5])
+            listed = "; ".join(
+                f"{name}{meaning(name)} is {other.get(name)!s:.60} there, {first.get(name)!s:.60} in process 0" for name in names[:5]
+            )
             raise StartError(f"process {index} of the run is not like process 0: {listed}{', and more' if names[5:] else ''}")
+
+
+def code() -> str:
+    """Fingerprint of the source files of this package."""
+    package = Path(eosjax.__file__).parent
+    files = sorted(package.rglob("*.py"))
+    return fingerprint(*(part for path in files for part in (str(path.relative_to(package)).encode(), path.read_bytes())))
+
+
+def leave(status: int) -> None:
+    """Ends this process at once, whatever its threads wait for."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(status)
 
 
 def is_first() -> bool:

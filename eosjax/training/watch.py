@@ -9,7 +9,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import json
-import os
 import secrets
 import socket
 import sys
@@ -26,7 +25,7 @@ from eosjax.types import UserError
 SILENCE_SECONDS = 60  # a process that says nothing for so long is taken for dead
 _BEAT_SECONDS = 5
 _GRACE_SECONDS = 5  # for the news that another process has died, where an error may be the consequence of that
-_USER_ERROR, _INTERRUPTED, _BUG = 2, 130, 1  # exit status, as of train.py
+_BUG = 1  # exit status, as of Python's traceback
 _DONE, _BEAT = "done", ""  # lines; any other one is JSON: why the run has ended
 
 
@@ -121,8 +120,14 @@ class _Watch:
         if not known_to_all:
             reason = str(error).strip() or type(error).__name__
             self.say(json.dumps(f"process {jax.process_index()} of the run has failed: {reason}"))
-        status = _USER_ERROR if isinstance(error, UserError) else _INTERRUPTED if isinstance(error, KeyboardInterrupt) else _BUG
-        atexit.register(_leave, status)  # before JAX's own, which waits for all processes
+        status = (
+            processes.USER_ERROR
+            if isinstance(error, UserError)
+            else processes.INTERRUPTED
+            if isinstance(error, KeyboardInterrupt)
+            else _BUG
+        )
+        atexit.register(processes.leave, status)  # before JAX's own, which waits for all processes
 
     def _listen(self, number: int, connection: socket.socket) -> None:
         done, problem = False, "has died"
@@ -151,10 +156,4 @@ class _Watch:
             self._ending = True
         self.say(json.dumps(reason))
         print(f"{Path(sys.argv[0]).name}: {reason}", file=sys.stderr)
-        _leave(_USER_ERROR)
-
-
-def _leave(status: int) -> None:
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
-    os._exit(status)
+        processes.leave(processes.USER_ERROR)

@@ -11,9 +11,9 @@ import pytest
 from eosjax.config import TrainConfig
 from eosjax.flag_values import ConfigError
 from eosjax.runs.checkpoint import Checkpoints, fetch_fingerprints
-from eosjax.runs.lock import LockedError, RunLock
+from eosjax.runs.lock import LockedError, RunLock, holder
 from eosjax.runs.record import CheckpointRecord
-from eosjax.training.preflight import check_paths
+from eosjax.training.preflight import check_paths, check_shared
 from tests.saved_runs import run_record
 from tests.training.conftest import TINY
 
@@ -116,6 +116,14 @@ class TestPaths:
         with RunLock(sound.run_dir), pytest.raises(LockedError, match="is training in this folder"):
             check_paths(sound)
         check_paths(sound)
+
+    def test_a_folder_that_other_machines_do_not_see(self, tmp_path):
+        with RunLock(tmp_path / "run"):
+            check_shared(tmp_path / "run", holder(tmp_path / "run"), seconds=0)
+            with pytest.raises(ConfigError, match="is not the folder that process 0 has taken .*one file system that all processes see"):
+                check_shared(tmp_path / "run", "process 7 on elsewhere", seconds=0)
+        with pytest.raises(ConfigError, match="is not the folder"):
+            check_shared(tmp_path / "other", "process 7 on elsewhere", seconds=0.3)
 
     def test_resume_needs_a_run(self, sound):
         with pytest.raises(ConfigError, match="holds no run to go on from"):

@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -119,9 +120,7 @@ except processes.StartError as error:
 
 
 def test_three_processes_with_unequal_devices_are_refused():
-    with socket.create_server(("localhost", 0)) as server:
-        address = f"localhost:{server.getsockname()[1]}"
-    children = []
+    address, children = free_address(), []
     for number in range(3):
         flags = f"--xla_force_host_platform_device_count={1 + number % 2}"
         command = [sys.executable, "-c", _START, address, str(number)]
@@ -183,8 +182,54 @@ def test_flags_that_bring_no_processes_together(flags, message):
         TrainConfig(**flags)
 
 
-def test_a_coordinator_that_nobody_is():
+def free_address():
     with socket.create_server(("localhost", 0)) as server:
-        address = f"localhost:{server.getsockname()[1]}"
+        return f"localhost:{server.getsockname()[1]}"
+
+
+def test_a_coordinator_that_nobody_is():
+    address = free_address()
     with pytest.raises(processes.StartError, match=f"--coordinator_address {address}: no process 0 answered there within 0.1 s"):
         processes.start(TrainConfig(coordinator_address=address, num_processes=2, process_id=1, start_timeout=0.1))
+
+
+def test_process_0_waits_no_longer_than_it_was_told(monkeypatch):
+    never, at_exit = threading.Event(), []
+    monkeypatch.setattr("jax.distributed.initialize", lambda *settings, **more: never.wait())
+    monkeypatch.setattr(processes.atexit, "register", lambda *call: at_exit.append(call))
+    address = free_address()
+    expected = f"--coordinator_address {address}: the other processes of the run have not all come within 0.1 s"
+    with pytest.raises(processes.StartError, match=expected):
+        processes.start(TrainConfig(coordinator_address=address, num_processes=2, process_id=0, start_timeout=0.1))
+    never.set()
+    assert at_exit == [(processes.leave, 2)]
+
+
+def test_a_port_that_is_in_use():
+    with socket.create_server(("", 0)) as server:
+        address = f"localhost:{server.getsockname()[1]}"
+        with pytest.raises(processes.StartError, match=f"{address}: process 0 cannot listen at that port here: Address already in use"):
+            processes.start(TrainConfig(coordinator_address=address, num_processes=2, process_id=0))
+
+
+def test_other_data_are_named(monkeypatch):
+    others = [{"datasets.a.frames": "1", "seed": 0}, {"datasets.a.frames": "1", "seed": 0}, {"datasets.a.frames": "2", "seed": 0}]
+    monkeypatch.setattr(processes, "exchange", lambda text: [json.dumps(each) for each in others])
+    expected = (
+        r"^process 2 of the run is not like process 0: datasets.a.frames \(images, .* below --data_root_dir\) is 2 there, 1 in process 0$"
+    )
+    with pytest.raises(processes.StartError, match=expected):
+        processes.check_same(others[0])
+
+
+def test_any_change_of_the_code_is_seen(monkeypatch, tmp_path):
+    (tmp_path / "part").mkdir()
+    for name in ("__init__.py", "part/a.py"):
+        (tmp_path / name).write_text("")
+    monkeypatch.setattr(processes.eosjax, "__file__", str(tmp_path / "__init__.py"))
+    seen = {processes.code()}
+    (tmp_path / "part" / "a.py").write_text("x = 1")
+    seen.add(processes.code())
+    (tmp_path / "part" / "a.py").rename(tmp_path / "part" / "b.py")
+    seen.add(processes.code())
+    assert len(seen) == 3
