@@ -36,6 +36,17 @@ class CheckpointVersionError(CheckpointError):
     """A checkpoint of another version of eosjax: whole, but not to be read here."""
 
 
+class _Manager(ocp.CheckpointManager):
+    """Leaves JAX's preemption service to the training loop.
+
+    Orbax asks it about the step of a save, also in the background when that has ended. The service would take this for the step at which
+    the process is, and might agree with the others on one that this process has passed.
+    """
+
+    def reached_preemption(self, step: int) -> bool:
+        return False
+
+
 class Checkpoints:
     """The checkpoints of one run: the newest `keep`, and beside them the one with the best validation score.
 
@@ -52,7 +63,7 @@ class Checkpoints:
                 preservation_policy.BestN(get_metric_fn=lambda metrics: metrics["score"], n=1, keep_checkpoints_without_metrics=False),
             ]
         )
-        self._manager = ocp.CheckpointManager(self.directory, options=ocp.CheckpointManagerOptions(preservation_policy=policy))
+        self._manager = _Manager(self.directory, options=ocp.CheckpointManagerOptions(preservation_policy=policy))
 
     def save(self, state: Any, record: CheckpointRecord) -> None:
         """Starts to write a checkpoint and returns; the state may be donated at once.

@@ -1,11 +1,13 @@
 """Ctrl-C and SIGTERM: at once before training, and as a flag that the training loop looks at between updates.
 
-Several processes have to stop at the same update. For them JAX's preemption service listens to SIGTERM, and agrees on an update.
+Several processes have to stop at the same update. For them JAX's preemption service listens to SIGTERM. It agrees on the first question, by
+the numbers that the processes give to theirs, that none of them has asked yet.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -63,7 +65,8 @@ def stop_signals() -> Iterator[Callable[[int], bool]]:
     for number in usual:
         signal.signal(number, receive)
     try:
-        yield (lambda step: flag.raised) if alone else multihost_utils.reached_preemption_sync_point
+        numbers = itertools.count(1)  # not those of updates: a signal before the first question means number 1
+        yield lambda step: flag.raised if alone else multihost_utils.reached_preemption_sync_point(next(numbers))
     finally:
         for number, handler in usual.items():
             signal.signal(number, handler)

@@ -62,6 +62,14 @@ def test_everything_comes_back_bit_for_bit(tmp_path, trained, here):
     assert record.to_json() == record_of(10, trained).to_json()
 
 
+def test_a_save_says_nothing_to_the_preemption_service(tmp_path, trained, monkeypatch):
+    """It would take the step of a save that ends late for the one at which the process is: processes then stopped at different updates."""
+    asked = []
+    monkeypatch.setattr("jax.experimental.multihost_utils.reached_preemption_sync_point", asked.append)
+    save(tmp_path / "c", [trained])
+    assert not asked
+
+
 @pytest.mark.parametrize("devices", [1, 2, 4])
 def test_a_checkpoint_of_two_devices_goes_on_any_number(tmp_path, trained, devices):
     learner, _, _ = build_stub(eos_hidden_dim=256)  # so that most bytes of a checkpoint are numbers

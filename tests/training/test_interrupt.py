@@ -33,3 +33,15 @@ def test_in_training_the_first_signal_raises_the_flag_and_the_second_acts_as_usu
         assert stopped(1)
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_of_several_processes_each_numbers_its_questions_from_1(monkeypatch):
+    """A resumed run asks at updates far from 0, the number from which the service counts where nobody has asked."""
+    asked = []
+    monkeypatch.setattr("jax.process_count", lambda: 2)
+    monkeypatch.setattr(
+        "jax.experimental.multihost_utils.reached_preemption_sync_point", lambda number: asked.append(number) or number == 3
+    )
+    with interrupt.stop_signals() as stopped:
+        assert [stopped(step) for step in (70, 71, 72)] == [False, False, True]
+    assert asked == [1, 2, 3]
