@@ -40,7 +40,7 @@ def main(argv: list[str]) -> None:
         import jax
 
         from eosjax.reports.end_of_training import write_comparison
-        from eosjax.training.loop import run
+        from eosjax.training.run import run
 
         compared = []  # once the run is whole
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from eosjax import cli, flags
 from eosjax.bench import full
 from eosjax.config import CONFIG_FILE
-from eosjax.training.loop import run as train
+from eosjax.training.run import run as train
 
 RECIPES = Path(__file__).parents[1] / "configs"
 RUN, CACHE, RESULTS = "run", "hidden", "results"

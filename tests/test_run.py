@@ -18,7 +18,7 @@ import pytest
 import train
 from eosjax.flags import parse
 from eosjax.runs.load import choose_checkpoint
-from eosjax.training.loop import run
+from eosjax.training.run import run
 from eosjax.types import UserError
 
 TRAIN = Path(__file__).parents[1] / "train.py"

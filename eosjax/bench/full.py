@@ -43,7 +43,7 @@ from eosjax.runs.checkpoint import restore_part
 from eosjax.runs.data import RunData, episode_ends, reopen_data
 from eosjax.runs.load import SavedRun, load_run, open_tokenizer
 from eosjax.training.hidden_states import hidden_fn
-from eosjax.training.loop import run
+from eosjax.training.run import run
 from eosjax.training.state import init_state, make_buffer, make_learner
 from eosjax.types import UserError
 

@@ -86,7 +86,7 @@ def load_run(run_dir: Path, step: str | int | None = None, *, with_base: bool = 
     """The policy of a checkpoint.
 
     Args:
-      run_dir: folder of the run, as `eosjax.training.loop.run` leaves it.
+      run_dir: folder of the run, as `eosjax.training.run.run` leaves it.
       step: which checkpoint, see `choose_checkpoint`.
       with_base: read the frozen base weights, too. A base that was trained is in the checkpoint anyway.
       vla_path: where the base weights are now; None: where the run found them.

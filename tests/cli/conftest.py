@@ -6,7 +6,7 @@ import pytest
 
 from eosjax.cli import main
 from eosjax.flags import parse
-from eosjax.training.loop import run as train
+from eosjax.training.run import run as train
 
 _RUN = (
     "--vla_path demo --use_lora False --image_aug False --batch_size 4 --num_devices 1 --val_share 0.4 --use_tensorboard False "

@@ -7,7 +7,7 @@ import pytest
 
 from eosjax.cli import fit_head
 from eosjax.runs.load import load_run
-from eosjax.training.loop import run as train
+from eosjax.training.run import run as train
 from tests.cli.conftest import run_config
 
 FIT = ("--passes", "2", "--batch_size", "16")

@@ -73,7 +73,7 @@ def befall(trainer, fault):
 
 def main(fault, *flags):
     policies.OpenVLA = OneLayer
-    usual = loop._Trainer.train
+    usual = loop.Trainer.train
 
     def observed(trainer, report):
         before = sets_that_met()
@@ -81,7 +81,7 @@ def main(fault, *flags):
         usual(trainer, report)
         print("met while it trained:", sorted(sets_that_met() - before))
 
-    loop._Trainer.train = observed
+    loop.Trainer.train = observed
     train.main(list(flags))
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from eosjax.runs.checkpoint import Checkpoints
 from eosjax.runs.faults import FileSystemError, file_system_fault
-from eosjax.training.loop import run as train
+from eosjax.training.run import run as train
 from tests.cli.conftest import labels, run_config  # noqa: F401  # `labels`: a fixture
 
 

@@ -18,7 +18,7 @@ from eosjax.models.hf.adapter_config import ADAPTER_CONFIG
 from eosjax.models.hf.weights import WeightsError, abstract_variables, export_part
 from eosjax.runs.load import choose_checkpoint, load_run
 from eosjax.serving.policy import Policy
-from eosjax.training.loop import run
+from eosjax.training.run import run
 from tests.checkpoints import HEADS, tiny_config, write_checkpoint
 from tests.saved_runs import random_like, save_run
 

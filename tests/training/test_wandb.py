@@ -8,7 +8,7 @@ import pytest
 from eosjax.config import TrainConfig
 from eosjax.runs.load import choose_checkpoint
 from eosjax.training.logging import MetricWriter
-from eosjax.training.loop import run as train
+from eosjax.training.run import run as train
 from tests.cli.conftest import labels, run_config  # noqa: F401  # `labels`: a fixture
 
 
