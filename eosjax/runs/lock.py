@@ -5,12 +5,14 @@ from __future__ import annotations
 import fcntl
 import os
 import socket
+import time
 from pathlib import Path
 from typing import TextIO
 
 from eosjax.types import UserError
 
 LOCK_FILE = ".lock"
+_TRIES, _PAUSE = 5, 0.05  # seconds between them: whoever looks at a lock holds it for a moment
 
 
 class LockedError(UserError):
@@ -31,9 +33,13 @@ class RunLock:
 
     def __init__(self, folder: Path) -> None:
         self._file = _open(folder)
-        if not _taken(self._file.fileno()):
-            self._file.close()
-            raise _refusal(folder)
+        for left in reversed(range(_TRIES)):
+            if _taken(self._file.fileno(), fcntl.LOCK_EX):
+                break
+            if not left:
+                self._file.close()
+                raise _refusal(folder)
+            time.sleep(_PAUSE)
         self._file.truncate(0)
         self._file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         self._file.flush()
@@ -57,7 +63,7 @@ def check_unlocked(folder: Path) -> None:
     """Raises `LockedError` if another process works in the folder; leaves nothing behind."""
     if (folder / LOCK_FILE).exists():
         with _open(folder) as file:
-            if not _taken(file.fileno()):
+            if not _taken(file.fileno(), fcntl.LOCK_SH):  # shared: the processes of a run all look, at the same time
                 raise _refusal(folder)
 
 
@@ -69,9 +75,9 @@ def _open(folder: Path) -> TextIO:
         raise LockedError(f"{folder}: a run must write there, and cannot: {error.strerror}") from error
 
 
-def _taken(descriptor: int) -> bool:
+def _taken(descriptor: int, kind: int) -> bool:
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True

@@ -1,11 +1,13 @@
 """One process a run folder, and none is locked out by a dead one."""
 
+import fcntl
 import signal
 import subprocess
 import sys
 
 import pytest
 
+from eosjax.runs import lock
 from eosjax.runs.lock import LOCK_FILE, LockedError, RunLock, check_unlocked
 
 HOLD = """
@@ -46,6 +48,17 @@ def test_a_killed_process_holds_nothing(tmp_path):
     check_unlocked(tmp_path)
     with RunLock(tmp_path):
         assert str(process.pid) not in (tmp_path / LOCK_FILE).read_text()
+
+
+def test_who_looks_keeps_nobody_out(tmp_path, monkeypatch):
+    """The processes of a run all look at once, and one of them takes the lock."""
+    RunLock(tmp_path).__exit__()
+    with (tmp_path / LOCK_FILE).open() as looking:
+        fcntl.flock(looking, fcntl.LOCK_SH)
+        check_unlocked(tmp_path)
+        monkeypatch.setattr(lock.time, "sleep", lambda _: fcntl.flock(looking, fcntl.LOCK_UN))
+        with RunLock(tmp_path):
+            pass
 
 
 def test_looking_leaves_nothing_behind(tmp_path):
