@@ -96,7 +96,7 @@ class TrainConfig:
     eos_dropout: float = 0.1  # dropout in the EOS head
     eos_threshold: float = 0.5  # probability from which a drawn row counts as an end; also a step, until validation has chosen
     eos_operating_point: str = "false_alarms:1"  # how validation chooses the threshold: false_alarms:K, f1:C, cost:R, early:S or fixed
-    eos_tune_decision: bool = True  # validation also chooses debounce, minimum length and time-out of a sub-step (not with fixed)
+    eos_tune_decision: bool = True  # validation also chooses cumulative reading, debounce, least length, time-out (not with fixed)
     lambda_eos_policy: float = 0.2  # weight of the fresh rows of --eos_loss buffer_fresh, from which the policy learns about ends, too
     eos_loss: str = (
         BALANCED_BUFFER  # balanced_buffer: drawn rows; buffer_fresh: and fresh ones; fresh alone: bce, pos_weight, focal, logit_adjust
