@@ -205,6 +205,17 @@ def test_process_0_waits_no_longer_than_it_was_told(monkeypatch):
     assert at_exit == [(processes.leave, 2)]
 
 
+def test_a_proxy_is_named_where_processes_do_not_meet(monkeypatch):
+    def fail(_):
+        raise RuntimeError("UNAVAILABLE")
+
+    monkeypatch.setattr(processes, "_initialize", fail)
+    monkeypatch.setenv("HTTPS_PROXY", "http://proxy:3128")
+    config = TrainConfig(coordinator_address="localhost:0", num_processes=2, process_id=0)
+    with pytest.raises(processes.StartError, match=r"cannot meet; .*HTTPS_PROXY.* is set, which can .*: UNAVAILABLE"):
+        processes.start(config)
+
+
 def test_a_port_that_is_in_use():
     with socket.create_server(("", 0)) as server:
         address = f"localhost:{server.getsockname()[1]}"
