@@ -15,7 +15,7 @@ from eosjax.types import UserError
 def left(monkeypatch):
     """The exit status with which a process would have ended."""
     statuses = queue.Queue()
-    monkeypatch.setattr(watch, "_leave", statuses.put)
+    monkeypatch.setattr(processes, "leave", statuses.put)
     monkeypatch.setattr(watch.atexit, "register", lambda function, status: statuses.put(status))
     monkeypatch.setattr(watch, "_GRACE_SECONDS", 0.0)
     return statuses
