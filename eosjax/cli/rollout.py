@@ -24,7 +24,6 @@ from eosjax.cli.trained import add_checkpoint_flags
 from eosjax.cli.trained_data import add_place_flags, open_run_data
 from eosjax.data.specs import stored_gripper
 from eosjax.ends.closed_loop import Episode, rows
-from eosjax.ends.protocols import Rule
 from eosjax.envs.decisions import DecisionFolder
 from eosjax.envs.episodes import EpisodeFolder, Who
 from eosjax.envs.registry import BUILT_IN, Environment, open_env
@@ -111,13 +110,8 @@ def run(args: argparse.Namespace) -> int:
         "plain_pictures": args.plain_pictures,
         "faults": faults,
     }
-    _write(args, f"{policy.name}, in {args.env}", table, about, played, _shown_threshold(policy.rule))
+    _write(args, f"{policy.name}, in {args.env}", table, about, played, policy.rule and policy.rule.of_one_slot)
     return 0
-
-
-def _shown_threshold(rule: Rule | None) -> float | None:
-    """The threshold that pages draw beside the probabilities of single steps; none where the rule reads them together."""
-    return rule.threshold if rule is not None and not rule.cumulative else None
 
 
 def _write(

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from eosjax.ends.closed_loop import Episode, Film, Switch, Trace
+from eosjax.ends.protocols import Rule, RuleError
 from eosjax.types import UserError
 
 
@@ -17,7 +18,7 @@ class Decided(NamedTuple):
 
     name: str
     outcome: str | None  # None: the log ends before it
-    threshold: float | None
+    threshold: float | None  # of single slots; None where there is no rule, or one that reads them together
     lost: int  # attempts to plan without a server
     episode: Episode  # its film has no pictures
 
@@ -48,7 +49,7 @@ def read_decisions(path: Path) -> list[Decided]:
         try:
             if any(row["event"] == "step" for row in rows):
                 found.append(_decided(len(found), name, rows))
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, RuleError) as error:
             raise DecisionFileError(f"{path}, episode {name!r}: expected entries as a broker writes them: {error!r:.80}") from error
     return found
 
@@ -70,4 +71,4 @@ def _decided(number: int, name: str, rows: list[dict[str, Any]]) -> Decided:
     outcome = by_event["done"][-1]["outcome"] if by_event["done"] else None
     trace = Trace(number, len(steps), outcome == "completed", -1, (), tuple(switches))
     film = Film([row["instruction"] for row in steps], scores, holds, [], [])
-    return Decided(name, outcome, rule and float(rule["threshold"]), len(by_event["lost"]), Episode(trace, film))
+    return Decided(name, outcome, rule and Rule(**rule).of_one_slot, len(by_event["lost"]), Episode(trace, film))

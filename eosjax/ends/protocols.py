@@ -57,6 +57,11 @@ class Rule:
         if self.time_out is not None and self.time_out < self.min_steps:
             raise RuleError(f"time_out: expected min_steps ({self.min_steps}) or more, got {self.time_out}")
 
+    @property
+    def of_one_slot(self) -> float | None:
+        """The threshold, where single scores are compared with it, as pages draw it beside them; else None."""
+        return None if self.cumulative else self.threshold
+
     def read(self, scores: np.ndarray) -> np.ndarray:
         """What is compared with the threshold.
 

@@ -64,6 +64,14 @@ def test_a_demonstration_finds_back_after_a_knock():
     assert record((6,), Luck(knock=0.05), Style()).success
 
 
+@pytest.mark.parametrize("number", range(5))
+def test_a_block_counts_as_lifted_with_the_step_that_takes_it_off_the_table(number):
+    recording = record((3, number), Luck(slip=0.0), Style())
+    lifted = np.flatnonzero(recording.end)[1]
+    before, after = recording.states.blocks[lifted - 1 : lifted + 1, 0, 2]
+    assert before < 0.001 < table.LIFTED < after
+
+
 def test_an_end_changes_the_picture():
     """The step before an end looks different from it: in at least one camera, well above the sensor noise."""
     for seed in range(4):

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eosjax.demo import table
-from eosjax.demo.scene import CARRY, HOME, OPEN, PLATE_HEIGHT, STEP
+from eosjax.demo.scene import HOME, OPEN, PLATE_HEIGHT, STEP
 from eosjax.demo.table import Luck
 
 SURE = Luck(slip=0.0)
@@ -153,6 +153,6 @@ def test_goals_are_places_and_what_the_fingers_do():
     fixed, state = at_block()
     assert table.goals(fixed, state)[0].tolist() == [True, False, False, False, False]
     state = lifted(fixed, state)
-    assert table.goals(fixed, state)[0].tolist() == [False, state.blocks[0, 0, 2] > CARRY - table.NEAR, False, False, False]
+    assert table.goals(fixed, state)[0].tolist() == [False, state.blocks[0, 0, 2] > table.LIFTED, False, False, False]
     home = state._replace(hand=HOME[None], opening=np.array([OPEN]), held=np.array([-1]))
     assert table.goals(fixed, home)[0, 4]

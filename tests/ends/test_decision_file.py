@@ -29,6 +29,14 @@ class Policy:
         return Chunk(np.zeros((4, 7)), np.array([0.0, 0.1, 0.9 if instruction == "pick" else 0.2, 0.0]))
 
 
+def test_no_threshold_is_shown_where_slots_are_read_together(tmp_path):
+    path, rule = tmp_path / "decisions.jsonl", Rule(0.5, cumulative=True)
+    broker = Broker(Policy(), ["pick"], BrokerSettings(rule=rule), log=DecisionLog(path))
+    while broker.act(dict) is not None:
+        pass
+    assert [found.threshold for found in read_decisions(path)] == [None]
+
+
 def test_what_a_broker_logs_is_read_back(tmp_path):
     path = tmp_path / "decisions.jsonl"
     broker = Broker(Policy(), ["pick", "place"], BrokerSettings(), log=DecisionLog(path), episode="kitchen-1")
