@@ -48,6 +48,7 @@ class TrainConfig:
     freeze_vision: bool = False  # freeze both vision encoders: no adapters there, and no updates with --use_lora False
     model_dtype: str = "auto"  # of activations and the frozen base: bfloat16 or float32; auto: float32 for the demo, else bfloat16
     attention: str = "auto"  # xla, or the fused kernel of cudnn (16-bit types on NVIDIA GPUs); auto: cudnn where it can run
+    layers: str = "auto"  # scan: one compiled loop over equal layers; unroll: each compiled for itself; auto: unroll on a GPU
     remat: str = "auto"  # what the backward pass recomputes: full, all but dots, or none; auto: the faster of dots and full that fits
 
     # Data
@@ -253,6 +254,7 @@ _SHARES = ("lora_dropout", "eos_dropout")
 _CHOICES = {
     "model_dtype": ("auto", "bfloat16", "float32"),
     "attention": ("auto", "xla", "cudnn"),
+    "layers": ("auto", "scan", "unroll"),
     "remat": ("auto", "full", "dots", "none"),
     "eos_loss": (BALANCED_BUFFER, BUFFER_FRESH, "bce", "pos_weight", "focal", "logit_adjust"),
     "eos_tune": ("manual", "auto"),
@@ -377,5 +379,7 @@ def _check_policy(config: TrainConfig) -> None:
         raise ConfigError("--shard_frozen True: nothing is frozen with --use_lora False; leave the flag out, or train adapters")
     if config.shard_frozen and config.remat == "none":
         raise ConfigError("--shard_frozen True with --remat none: the backward pass would keep all gathered layers; use full, dots or auto")
+    if config.shard_frozen and config.layers == "unroll":
+        raise ConfigError("--shard_frozen True with --layers unroll: XLA may gather all layers at once; use scan or auto")
     if config.lora_adapter_path is not None and not config.use_lora:
         raise ConfigError("--lora_adapter_path needs --use_lora True: without it there are no adapters to start from it")

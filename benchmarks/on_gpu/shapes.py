@@ -18,6 +18,7 @@ from eosjax.models.lora import openvla_scaling
 from eosjax.models.openvla import VLAConfig, demo_config
 from eosjax.models.parts import init_params, split_params
 from eosjax.models.policies import Params
+from eosjax.models.stacks import take_apart, unrolls
 from eosjax.models.vit import ViTConfig
 from eosjax.training.parallel import DataParallel
 from eosjax.training.state import Learner, TrainState, init_state, make_learner
@@ -52,7 +53,7 @@ def large_policy(attention: str, remat: str, *, tiny: bool) -> VLAConfig:
     """
     changes: dict[str, Any] = {
         "chunk": 8, "action_dim": 7, "proprio_dim": 8, "dtype": "bfloat16", "param_dtype": "bfloat16", "attention": attention,
-        "remat": remat, "lora_rank": LORA_RANK, "lora_scaling": openvla_scaling(LORA_RANK),
+        "remat": remat, "unroll": unrolls(), "lora_rank": LORA_RANK, "lora_scaling": openvla_scaling(LORA_RANK),
     }  # fmt: skip
     if not tiny:
         return vla_config_from_hf(PUBLISHED["openvla/openvla-7b"], **changes)
@@ -112,7 +113,7 @@ def begin(config: TrainConfig, policy: VLAConfig, device: Any) -> Begun:
 
     def make(key: jax.Array) -> tuple[TrainState, Params]:
         trainable, frozen = split_params(_random_like(shapes, key))
-        return init_state(learner, trainable, key), frozen
+        return init_state(learner, trainable, key), take_apart(frozen) if policy.unroll else frozen
 
     state, frozen = jax.jit(make, out_shardings=parallel.replicated)(jax.random.key(0))
     return Begun(learner, parallel, state, frozen)

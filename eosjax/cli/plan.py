@@ -22,8 +22,8 @@ from eosjax.data.specs import DatasetSpec
 from eosjax.models.hf import files, hub
 from eosjax.models.hf.config import PUBLISHED, action_vocabulary, vla_config_from_hf
 from eosjax.models.hf.pretrained import Pretrained
-from eosjax.models.lora import REMAT
 from eosjax.models.openvla import VLAConfig
+from eosjax.models.stacks import REMAT
 from eosjax.reports.plan_tables import (
     ParameterGroup,
     memory_table,

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from eosjax.models.attention import attend
-from eosjax.models.lora import LinearConfig, LoRADense, stack_layers
+from eosjax.models.lora import LinearConfig, LoRADense
+from eosjax.models.stacks import stack_layers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,12 +128,14 @@ class LlamaModel(nn.Module):
     linear: LinearConfig
     remat: str = "none"
     attention: str = "auto"
+    unroll: bool = False
 
     def setup(self):
         """Declare the parts under the names of the checkpoint."""
         dtype, param_dtype = jnp.dtype(self.linear.dtype), jnp.dtype(self.linear.param_dtype)
         self.embed_tokens = nn.Embed(self.config.vocab_size, self.config.width, dtype=dtype, param_dtype=param_dtype)
-        self.layers = stack_layers(DecoderLayer, self.config.depth, self.remat)(self.config, self.linear, self.attention)
+        stack = stack_layers(DecoderLayer, self.config.depth, self.remat, self.unroll)
+        self.layers = stack(self.config, self.linear, self.attention)
         self.norm = _rms_norm(self.config, self.linear)
 
     def __call__(self, x: jax.Array, lengths: jax.Array, positions: jax.Array, deterministic: bool = True) -> jax.Array:
@@ -152,10 +155,11 @@ class Llama(nn.Module):
     linear: LinearConfig
     remat: str = "none"
     attention: str = "auto"
+    unroll: bool = False
 
     def setup(self):
         """Declare the parts under the names of the checkpoint."""
-        self.model = LlamaModel(self.config, self.linear, self.remat, self.attention)
+        self.model = LlamaModel(self.config, self.linear, self.remat, self.attention, self.unroll)
         if self.config.lm_head:
             self.lm_head = LoRADense(self.config.vocab_size, self.linear, use_bias=False)
 

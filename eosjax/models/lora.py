@@ -1,4 +1,4 @@
-"""Linear layers with an optional low-rank branch, and the scan that stacks equal layers.
+"""Linear layers with an optional low-rank branch.
 
 The base weights live in the Flax collection `params` under the names of the checkpoint; the branch lives in a collection
 of its own, `lora`, so that a training step can freeze one and differentiate the other without matching names.
@@ -108,28 +108,3 @@ def _widen_backward(saved: tuple[jax.Array, jax.Array], g: jax.Array) -> tuple[j
 
 
 _widen.defvjp(_widen_forward, _widen_backward)
-
-
-REMAT = ("none", "dots", "full")
-_POLICIES = {"dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable, "full": None}
-
-
-def stack_layers(layer: type[nn.Module], length: int, remat: str) -> Any:
-    """Turn a layer class into one that applies `length` of them in a scan.
-
-    The layer is called as `layer(x, deterministic, *rest) -> (x, None)`; `rest` is the same for all layers. Weights (and
-    what the layer sows into `intermediates`) get a leading layer axis, so compile time does not grow with depth.
-
-    What is kept of each layer for the backward pass, by `remat`: everything (`none`), the results of its linear layers (`dots`), or its
-    input alone (`full`). The rest is computed again.
-    """
-    if remat != "none":
-        # Inside a scan XLA cannot merge the recomputation with the forward pass, so the costly barrier is not needed.
-        layer = nn.remat(layer, prevent_cse=False, static_argnums=(2,), policy=_POLICIES[remat])
-    return nn.scan(
-        layer,
-        variable_axes={"params": 0, LORA: 0, SHARDED: 0, "intermediates": 0},
-        split_rngs={"params": True, "dropout": True},
-        in_axes=nn.broadcast,  # pyright: ignore[reportArgumentType]
-        length=length,
-    )

@@ -45,7 +45,8 @@ class VLAConfig:
     freeze_vision: bool = False  # no low-rank branches in the encoders (and without LoRA, training leaves them alone)
     dtype: str = "float32"  # of the computation
     param_dtype: str = "float32"  # of the base weights
-    remat: str = "none"  # what the backward pass computes again (`lora.stack_layers`)
+    remat: str = "none"  # what the backward pass computes again (`stacks.stack_layers`)
+    unroll: bool = False  # every layer is compiled for itself, instead of a loop over equal ones
     attention: str = "auto"  # which program computes it (`attention.attend`)
     lora_rank: int = 0  # 0: no LoRA
     lora_scaling: float = 1.0  # factor of the low-rank branches, alpha / rank
@@ -89,7 +90,7 @@ class VLAConfig:
     @property
     def portable(self) -> VLAConfig:
         """The same policy on any machine: without what was chosen for the devices of one."""
-        return dataclasses.replace(self, attention="auto", remat="none")
+        return dataclasses.replace(self, attention="auto", remat="none", unroll=False)
 
     @property
     def text_tail(self) -> int:
@@ -145,9 +146,8 @@ class VisionBackbone(nn.Module):
 
         def encode(vit: ViTConfig, name: str) -> jax.Array:
             normalised = (pixels - jnp.asarray(vit.image_mean)) / jnp.asarray(vit.image_std)
-            return ViT(vit, self.config.vision_linear, self.config.remat, self.config.attention, name=name)(
-                normalised, deterministic, words
-            )
+            encoder = ViT(vit, self.config.vision_linear, self.config.remat, self.config.attention, self.config.unroll, name=name)
+            return encoder(normalised, deterministic, words)
 
         features = [encode(self.config.dino, "featurizer"), encode(self.config.siglip, "fused_featurizer")]
         return jnp.concatenate(features, axis=-1).reshape(b, v * self.config.dino.num_patches, -1)
@@ -201,7 +201,8 @@ class OpenVLA(nn.Module):
         """Declare the parts under the names of the checkpoint."""
         self.vision_backbone = VisionBackbone(self.config)
         self.projector = Projector(self.config)
-        self.language_model = Llama(self.config.llama, self.config.linear, self.config.remat, self.config.attention)
+        config = self.config
+        self.language_model = Llama(config.llama, config.linear, config.remat, config.attention, config.unroll)
         if self.config.proprio_dim:
             self.proprio_projector = TokenProjector(self.config)
         if self.config.diffusion:

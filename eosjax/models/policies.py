@@ -27,6 +27,7 @@ from eosjax.models.heads import ActionHead
 from eosjax.models.lora import LORA
 from eosjax.models.openvla import NoisyActions, OpenVLA, VLAConfig
 from eosjax.models.shards import SHARDED
+from eosjax.models.stacks import put_together
 
 Params = dict[str, Any]
 # Parts that are modules of `OpenVLA` but separate from its base weights, because they are trained, frozen or stored separately.
@@ -66,7 +67,8 @@ def make_policy(config: VLAConfig) -> Policy:
 
 
 def vla_variables(params: Params) -> Params:
-    """The Flax variables of `OpenVLA` from the parts."""
+    """The Flax variables of `OpenVLA` from the parts, whose stacks may be in layers."""
+    params = put_together(params)
     base = {**params["vla"], **{part: params[part] for part in MODULES if part in params}}
     if "film" in params:
         base = join_film(base, params["film"])

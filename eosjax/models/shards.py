@@ -15,9 +15,14 @@ from jax import lax
 
 SHARDED = "sharded"
 DEVICES = "devices"  # name of the mapped axis that they are shared out over
-STACKS = ("layers", "blocks")  # modules of `lora.stack_layers`
+STACKS = ("layers", "blocks")  # modules of `stacks.stack_layers`
 
 Path = tuple[str, ...]
+
+
+def in_stack(path: Path) -> bool:
+    """Whether a parameter belongs to equal layers, so that its first axis is that of the layers."""
+    return not {*path}.isdisjoint(STACKS)
 
 
 def gather(kernel: jax.Array) -> jax.Array:
@@ -33,7 +38,7 @@ def shared_kernels(frozen: Mapping[str, Any], devices: int) -> dict[Path, Any]:
       devices: how many hold a share.
     """
     leaves: dict[Path, Any] = dict(flatten_dict(frozen))
-    stacked = {path: leaf for path, leaf in leaves.items() if path[-1] == "kernel" and {*path} & {*STACKS}}
+    stacked = {path: leaf for path, leaf in leaves.items() if path[-1] == "kernel" and in_stack(path)}
     return {path: leaf for path, leaf in stacked.items() if leaf.shape[1] % devices == 0}
 
 

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 
 from eosjax.models.attention import attend
 from eosjax.models.film import FiLM
-from eosjax.models.lora import LinearConfig, LoRADense, stack_layers
+from eosjax.models.lora import LinearConfig, LoRADense
+from eosjax.models.stacks import stack_layers
 
 LAYER_NORM_EPS = 1e-6
 
@@ -142,6 +143,7 @@ class ViT(nn.Module):
     linear: LinearConfig
     remat: str = "none"
     attention: str = "auto"
+    unroll: bool = False
 
     @nn.compact
     def __call__(self, images: jax.Array, deterministic: bool = True, words: jax.Array | None = None) -> jax.Array:
@@ -156,8 +158,8 @@ class ViT(nn.Module):
             prefix.append(self._token("reg_token", config.register_tokens))
         rows = [jnp.broadcast_to(token.astype(x.dtype), (len(x), *token.shape[1:])) for token in prefix]
         x = jnp.concatenate([*rows, x], axis=1)
-        blocks = stack_layers(Block, config.depth - 1, self.remat)(config, self.linear, self.attention, name="blocks")
-        x, _ = blocks(x, deterministic, words)
+        stack = stack_layers(Block, config.depth - 1, self.remat, self.unroll)
+        x, _ = stack(config, self.linear, self.attention, name="blocks")(x, deterministic, words)
         return x[:, -config.num_patches :]
 
     def _token(self, name: str, count: int) -> jax.Array:

@@ -20,6 +20,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Sharding
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
+from eosjax.models.stacks import is_apart
 from eosjax.runs.faults import UnreadableError, damage_in
 from eosjax.runs.record import CheckpointRecord, RecordError, RecordVersionError
 from eosjax.types import UserError
@@ -245,6 +246,12 @@ def fetch_fingerprints(tree: Any) -> dict[str, int]:
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     values = jax.device_get(_fingerprints([leaf for _, leaf in leaves]))
     return {jax.tree_util.keystr(path): int(value) for (path, _), value in zip(leaves, values, strict=True)}
+
+
+def fetch_fingerprints_of_base(tree: Any) -> dict[str, int]:
+    """The same of weights whose stacks may be in layers (`eosjax.models.stacks`): a number for each whole stack, made one at a time."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_apart)
+    return {jax.tree_util.keystr(path): fetch_fingerprints(jnp.stack(leaf) if is_apart(leaf) else leaf)[""] for path, leaf in leaves}
 
 
 @jax.jit

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from flax.traverse_util import flatten_dict
 
 from eosjax.config import CHECKPOINTS, DEMO_MODEL, TrainConfig
@@ -22,7 +23,15 @@ from eosjax.models.hf.pretrained import Pretrained
 from eosjax.models.openvla import VLAConfig
 from eosjax.models.parts import abstract_params, base_parts, split_params
 from eosjax.models.policies import Params
-from eosjax.runs.checkpoint import CheckpointError, checkpoint_steps, fetch_fingerprints, read_record, restore_part
+from eosjax.models.shards import in_stack
+from eosjax.runs.checkpoint import (
+    CheckpointError,
+    checkpoint_steps,
+    fetch_fingerprints,
+    fetch_fingerprints_of_base,
+    read_record,
+    restore_part,
+)
 from eosjax.runs.record import CheckpointRecord, fingerprint
 
 log = logging.getLogger(__name__)
@@ -82,7 +91,9 @@ class SavedRun:
         return self.record.operating_point
 
 
-def load_run(run_dir: Path, step: str | int | None = None, *, with_base: bool = True, vla_path: str | None = None) -> SavedRun:
+def load_run(
+    run_dir: Path, step: str | int | None = None, *, with_base: bool = True, vla_path: str | None = None, apart: bool = False
+) -> SavedRun:
     """The policy of a checkpoint.
 
     Args:
@@ -90,6 +101,7 @@ def load_run(run_dir: Path, step: str | int | None = None, *, with_base: bool = 
       step: which checkpoint, see `choose_checkpoint`.
       with_base: read the frozen base weights, too. A base that was trained is in the checkpoint anyway.
       vla_path: where the base weights are now; None: where the run found them.
+      apart: the stacks of a frozen base as `eosjax.models.stacks.take_apart` has them, without ever being whole on the device.
 
     Raises:
       CheckpointError: no run in the folder, no such checkpoint, one that is damaged, or base weights that are not those of the run.
@@ -103,8 +115,12 @@ def load_run(run_dir: Path, step: str | int | None = None, *, with_base: bool = 
     if not with_base or not frozen or record.config.vla_path == DEMO_MODEL:
         return run
     pretrained = open_base(run, vla_path)
-    base = _frozen_base(pretrained.load_base(record.model, lambda _, array: jax.device_put(array))[0], record.model)
-    _compare_base(pretrained, run, fetch_fingerprints(base))
+
+    def put(path: tuple[str, ...], array: np.ndarray) -> Any:
+        return jax.device_put(tuple(array) if apart and in_stack(path) else array)
+
+    base = _frozen_base(pretrained.load_base(record.model, put)[0], record.model)
+    _compare_base(pretrained, run, fetch_fingerprints_of_base(base))
     return dataclasses.replace(run, params=params | base)
 
 

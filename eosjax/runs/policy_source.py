@@ -52,6 +52,7 @@ class PolicySource(NamedTuple):
             "dtype": config.compute_dtype,
             "param_dtype": config.compute_dtype if config.use_lora else "float32",
             "attention": config.attention,
+            "unroll": config.layers == "unroll",
             "remat": "none" if config.remat == "auto" else config.remat,
             "lora_rank": config.lora_rank if config.use_lora else 0,
             "lora_scaling": _lora_scaling(config) if config.use_lora else 1.0,

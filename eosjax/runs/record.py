@@ -240,8 +240,8 @@ MAY_CHANGE = {
     "config": (
         "max_steps val_freq save_freq keep_checkpoints log_freq loader_threads num_devices batch_size resume "
         "vla_path vla_revision data_root_dir dataset_specs substep_labels_path substep_labels_format cache_dir "
-        "run_root_dir run_id_note run_id_override use_tensorboard use_wandb wandb_project wandb_entity attention remat compile_cache_dir "
-        "coordinator_address num_processes process_id start_timeout shard_frozen"
+        "run_root_dir run_id_note run_id_override use_tensorboard use_wandb wandb_project wandb_entity attention layers remat "
+        "compile_cache_dir coordinator_address num_processes process_id start_timeout shard_frozen"
     ).split(),
     "software": ["eosjax", "jax", "platform", "device_kind", "num_devices"],
     "base_revision": [],

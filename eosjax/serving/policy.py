@@ -33,6 +33,7 @@ from eosjax.models import policies
 from eosjax.models.heads import EosHead
 from eosjax.models.openvla import VLAConfig
 from eosjax.models.policies import Params
+from eosjax.models.stacks import take_apart, unrolls
 from eosjax.runs.load import load_run, open_tokenizer
 from eosjax.serving.observation import ObservationError, read_images, read_instructions, read_state, split_rows
 from eosjax.types import UserError
@@ -106,8 +107,9 @@ class Policy:
 
     def __init__(self, vla_config: VLAConfig, params: Params, stats: DatasetStats, tokenizer: PromptTokenizer, settings: Settings) -> None:
         self.config, self.stats, self.tokenizer, self.settings = vla_config, stats, tokenizer, settings
-        self._params = jax.device_put(params)
-        self._run = jax.jit(functools.partial(_run, policies.make_policy(vla_config)))
+        unroll = unrolls()
+        self._params = jax.device_put(take_apart(params) if unroll else params)
+        self._run = jax.jit(functools.partial(_run, policies.make_policy(dataclasses.replace(vla_config, unroll=unroll))))
 
     @classmethod
     def load(cls, run: Path, step: str | int | None = None, dataset: str | None = None, vla_path: str | None = None) -> Policy:
@@ -126,7 +128,7 @@ class Policy:
         Says (by `logging`) which checkpoint it took, and warns if its threshold was not chosen on this very checkpoint.
         """
         run = Path(run)
-        saved = load_run(run, step, vla_path=vla_path)
+        saved = load_run(run, step, vla_path=vla_path, apart=unrolls())
         record = saved.record.run
         data = record.dataset(dataset)
         log.info("%s: %s", run, saved.chosen.sentence())

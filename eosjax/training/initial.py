@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -16,8 +17,9 @@ from eosjax.models.hf.weights import Put
 from eosjax.models.openvla import VLAConfig
 from eosjax.models.parts import abstract_params, base_parts, init_params, split_params
 from eosjax.models.policies import Params
-from eosjax.models.shards import SHARDED, in_base, shared_kernels, take_out
-from eosjax.runs.checkpoint import fetch_fingerprints
+from eosjax.models.shards import SHARDED, in_base, in_stack, shared_kernels, take_out
+from eosjax.models.stacks import take_apart, unrolls
+from eosjax.runs.checkpoint import fetch_fingerprints, fetch_fingerprints_of_base
 from eosjax.training.parallel import DataParallel, Device
 from eosjax.training.plan import choose_remat
 from eosjax.training.state import Learner
@@ -27,7 +29,7 @@ Say = Callable[[str], None]  # prints a line on the console
 
 
 class BaseWeights:
-    """Where base weights go as they are read: to every device, or, with `--shard_frozen`, shared out.
+    """Where base weights go as they are read: to every device, in layers if these are unrolled; or, with `--shard_frozen`, shared out.
 
     Args:
       config: the run.
@@ -39,7 +41,7 @@ class BaseWeights:
     """
 
     def __init__(self, config: TrainConfig, vla_config: VLAConfig, parallel: DataParallel) -> None:
-        self._parallel = parallel
+        self._parallel, self._unroll = parallel, vla_config.unroll
         self._paths: dict[tuple[str, ...], tuple[str, ...]] = {}  # in a part, by path in the base
         self._fingerprints: dict[str, int] = {}
         if not config.shard_frozen:
@@ -50,10 +52,10 @@ class BaseWeights:
             raise UserError(f"--shard_frozen True: {count} device(s) have nothing to share out; use two or more, as a power of two")
         self._paths = {in_base(path): path for path in found}
 
-    def put(self, path: tuple[str, ...], array: np.ndarray) -> jax.Array:
+    def put(self, path: tuple[str, ...], array: np.ndarray) -> Any:
         """Takes an array of the base weights to its place."""
         if path not in self._paths:
-            return jax.device_put(array, self._parallel.replicated)
+            return self._parallel.replicate(tuple(array) if self._unroll and in_stack(path) else array)
         name = "".join(f"['{key}']" for key in self._paths[path])
         self._fingerprints[name] = fetch_fingerprints(array)[""]  # on one device, whole for the moment: the devices have but their shares
         return self._parallel.share_out(array)
@@ -61,17 +63,17 @@ class BaseWeights:
     def place(self, frozen: Params) -> Params:
         """The frozen parts, made of what `put` returned, as the step takes them."""
         if not self._paths:
-            return self._parallel.replicate(frozen)
+            return self._parallel.replicate(take_apart(frozen) if self._unroll else frozen)
         placed = take_out(frozen, self._paths.values())
         return {part: tree if part == SHARDED else self._parallel.replicate(tree) for part, tree in placed.items()}
 
     def fingerprints(self, frozen: Params) -> dict[str, int]:
         """Of the whole base weights; `frozen`: what `place` returned."""
-        return fetch_fingerprints({part: tree for part, tree in frozen.items() if part != SHARDED}) | self._fingerprints
+        return fetch_fingerprints_of_base({part: tree for part, tree in frozen.items() if part != SHARDED}) | self._fingerprints
 
 
 def suit_device(config: TrainConfig, vla_config: VLAConfig, text_length: int, devices: Sequence[Device], say: Say) -> VLAConfig:
-    """The policy with what `--attention` and `--remat` mean on a device, which is said.
+    """The policy with what `--attention`, `--layers` and `--remat` mean on a device, which is said.
 
     Args:
       config: the run.
@@ -85,6 +87,7 @@ def suit_device(config: TrainConfig, vla_config: VLAConfig, text_length: int, de
     """
     if line := check_attention(config.attention, vla_config.dtype):
         say(line)
+    vla_config = dataclasses.replace(vla_config, unroll=unrolls(config.layers, sharded=config.shard_frozen))
     if config.remat != "auto":
         return vla_config
     own = next(device for device in devices if device.process_index == jax.process_index())

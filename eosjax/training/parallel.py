@@ -1,8 +1,9 @@
 """Data-parallel training over all devices of all processes: the only file that names `jax.pmap`.
 
 State and frozen weights are replicated (no leading device axis), the batch is split. The mapped step reduces inside (see
-`training.step`), so that what it returns is the same on every device and comes back replicated. Of the frozen weights, kernels may be
-shared out (`models.shards`): device i then holds the i-th of equal parts of their rows, behind an axis of devices.
+`training.step`), so that what it returns is the same on every device and comes back replicated. Stacks of frozen weights may be in layers
+(`models.stacks`). Their kernels may be shared out (`models.shards`): device i then holds the i-th of equal parts of their rows, behind an
+axis of devices.
 
 Every process holds its own copy of what is replicated, on its own devices: pmap takes and returns such arrays. Orbax takes arrays of all
 processes; `shared` and `own` turn one into the other, without a copy.

@@ -86,9 +86,9 @@ def trace_step(config: TrainConfig, vla_config: VLAConfig, text_length: int, bat
 
 
 def without_kernels(config: TrainConfig, vla_config: VLAConfig) -> VLAConfig:
-    """The policy as a plan compiles it: a CPU has no fused attention, but a program that needs as much memory."""
+    """The policy as a plan compiles it: a loop over layers, and what needs as much memory as fused attention, which a CPU lacks."""
     fused = config.attention == "cudnn" or (config.attention == "auto" and vla_config.dtype in SIXTEEN_BITS)
-    return dataclasses.replace(vla_config, attention="blockwise" if fused else "xla")
+    return dataclasses.replace(vla_config, attention="blockwise" if fused else "xla", unroll=False)
 
 
 def choose_remat(

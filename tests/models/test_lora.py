@@ -1,25 +1,14 @@
 from typing import Any
 
 import chex
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from eosjax.models.lora import REMAT, LinearConfig, LoRADense, openvla_scaling, stack_layers
+from eosjax.models.lora import LinearConfig, LoRADense, openvla_scaling
 
 X = np.random.default_rng(0).standard_normal((3, 6)).astype(np.float32)
-
-
-class Residual(nn.Module):
-    """A layer with one LoRA-able projection, in the form `stack_layers` scans."""
-
-    linear: LinearConfig
-
-    @nn.compact
-    def __call__(self, x, deterministic, shift):
-        return x + jnp.tanh(LoRADense(x.shape[-1], self.linear, name="fc")(x, deterministic) + shift), None
 
 
 def randomised(variables, seed=1):
@@ -97,42 +86,6 @@ def test_adapters_stay_float32_over_a_bfloat16_base():
     variables = LoRADense(5, LinearConfig("bfloat16", "bfloat16", lora_rank=2)).init(jax.random.key(0), X)
     assert {x.dtype for x in jax.tree.leaves(variables["params"])} == {jnp.dtype("bfloat16")}
     assert {x.dtype for x in jax.tree.leaves(variables["lora"])} == {jnp.dtype("float32")}
-
-
-@pytest.mark.parametrize("remat", REMAT)
-def test_stack_equals_a_loop_over_its_layers(remat):
-    linear, shift = LinearConfig(lora_rank=2), 0.1
-    stack = stack_layers(Residual, 3, remat)(linear)
-    fresh = stack.init(jax.random.key(0), X, True, shift)
-    for kind, leaf in (("params", "kernel"), ("lora", "a")):
-        layers = fresh[kind]["fc"][leaf]
-        assert len(layers) == 3
-        assert not np.allclose(layers[0], layers[1])
-    variables = randomised(fresh)
-
-    @jax.jit
-    def scanned(variables):
-        return stack.apply(variables, X, True, shift)[0]
-
-    @jax.jit
-    def looped(variables):
-        x = X
-        for i in range(3):
-            x, _ = Residual(linear).apply(jax.tree.map(lambda leaf, i=i: leaf[i], variables), x, True, shift)
-        return x
-
-    chex.assert_trees_all_close(scanned(variables), looped(variables), rtol=1e-5)
-    gradients = (jax.jit(jax.grad(lambda v, f=f: jnp.sum(f(v) ** 2)))(variables) for f in (scanned, looped))
-    chex.assert_trees_all_close(*gradients, rtol=1e-4, atol=1e-5)
-
-
-def test_dropout_in_a_stack_with_remat_follows_its_key():
-    stack = stack_layers(Residual, 2, "full")(LinearConfig(lora_rank=2, lora_dropout=0.5))
-    variables = randomised(jax.eval_shape(lambda: stack.init(jax.random.key(0), X, True, 0.0)))
-    run = jax.jit(lambda seed: stack.apply(variables, X, False, 0.0, rngs={"dropout": jax.random.key(seed)}))
-    first, again, other = (run(seed)[0] for seed in (1, 1, 2))
-    chex.assert_trees_all_equal(first, again)
-    assert not np.allclose(first, other)
 
 
 def test_the_scale_of_a_new_branch_is_that_of_openvla():

@@ -10,6 +10,7 @@ import pytest
 from eosjax import config as configs
 from eosjax.bench.full import load_buffer
 from eosjax.models.hf.pretrained import Pretrained
+from eosjax.models.stacks import put_together
 from eosjax.runs.checkpoint import CheckpointError
 from eosjax.runs.faults import UnreadableError
 from eosjax.runs.load import check_base, choose_checkpoint, load_run, open_tokenizer
@@ -33,6 +34,9 @@ def test_the_policy_on_its_base(saved):
     run = load_run(saved.folder)
     chex.assert_trees_all_equal_shapes_and_dtypes(run.params, saved.params)
     chex.assert_trees_all_equal(jax.device_get(run.params), saved.params)
+    apart = load_run(saved.folder, apart=True).params
+    assert isinstance(apart["vla"]["language_model"]["model"]["layers"]["mlp"]["up_proj"]["kernel"], tuple)
+    chex.assert_trees_all_equal(jax.device_get(put_together(apart)), saved.params)
     assert (run.step, run.config) == (20, saved.config)
     assert (run.vla_config.chunk, run.vla_config.proprio_dim, run.vla_config.lora_rank) == (2, 3, 4)
     assert run.operating_point == saved_runs.POINT

@@ -129,6 +129,18 @@ def test_a_policy_without_regression_acts_alike_alone_and_in_company(make_policy
     assert np.abs(both.actions[0] - both.actions[1]).max() > 1e-3
 
 
+@pytest.mark.parametrize("kind", ["regression", "diffusion"])
+def test_unrolled_layers_with_weights_of_their_own_say_the_same(make_policy, observe, kind, monkeypatch):
+    config = dataclasses.replace(TINY if kind == "regression" else shapes_of(kind), llama=dataclasses.replace(TINY.llama, depth=2))
+    scanned = make_policy(config=config)(observe(2), ["close it", "open it"])
+    monkeypatch.setattr(module, "unrolls", lambda: True)
+    policy = make_policy(config=config)
+    assert len(policy._params["vla"]["language_model"]["model"]["layers"]["mlp"]["up_proj"]["kernel"]) == 2
+    unrolled = policy(observe(2), ["close it", "open it"])
+    np.testing.assert_allclose(unrolled.actions, scanned.actions, atol=1e-4)
+    np.testing.assert_allclose(unrolled.eos_raw, scanned.eos_raw, atol=1e-4)
+
+
 def test_the_threshold_itself_is_reached():
     assert first_end(np.array([0.4, 0.5, 0.6]), 0.5) == 1
 

@@ -22,6 +22,7 @@ from tests.training.conftest import CONFIG, TINY
 
 LORA = dataclasses.replace(TINY, lora_rank=2)
 SHARED = dataclasses.replace(CONFIG, vla_path="base", use_lora=True, lora_rank=2, shard_frozen=True)
+REPLICATED = dataclasses.replace(SHARED, shard_frozen=False)
 LAYERS = 2 * (4 * 16 * 16 + 3 * 16 * 32)  # numbers in the kernels of the tiny language model
 BLOCKS = 2 * (8 * 24 + 8 * 8 + 2 * 8 * 16)  # in those of both encoders, each of which runs one block
 
@@ -52,7 +53,12 @@ def test_each_device_gets_its_rows_and_nothing_is_lost(frozen):
     shares = placed[SHARDED]["language_model"]["model"]["layers"]["mlp"]["down_proj"]["kernel"]
     np.testing.assert_array_equal(np.concatenate(list(shares), axis=1), kernel)
     assert "kernel" not in placed["vla"]["language_model"]["model"]["layers"].get("mlp", {}).get("down_proj", {})
-    assert base.fingerprints(placed) == BaseWeights(dataclasses.replace(SHARED, shard_frozen=False), LORA, parallel).fingerprints(whole)
+    fingerprints = BaseWeights(REPLICATED, LORA, parallel).fingerprints(whole)
+    assert base.fingerprints(placed) == fingerprints
+    in_layers = BaseWeights(REPLICATED, dataclasses.replace(LORA, unroll=True), parallel)
+    placed_in_layers = in_layers.place(whole)
+    assert len(placed_in_layers["vla"]["language_model"]["model"]["layers"]["mlp"]["down_proj"]["kernel"]) == len(kernel)
+    assert in_layers.fingerprints(placed_in_layers) == fingerprints
 
     held = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(placed))
     planned = share_out(Memory(size_in_bytes(frozen), 0, 0, 0, 0, 0), frozen, 4)
@@ -91,4 +97,6 @@ def test_runs_that_have_nothing_to_share_out():
         TrainConfig(vla_path="demo", use_lora=False, shard_frozen=True)
     with pytest.raises(ConfigError, match="with --remat none: the backward pass would keep all gathered layers"):
         TrainConfig(shard_frozen=True, remat="none")
+    with pytest.raises(ConfigError, match="with --layers unroll: XLA may gather all layers at once"):
+        TrainConfig(shard_frozen=True, layers="unroll")
     assert jnp.dtype(LORA.param_dtype).itemsize == 4  # what the figures above count with
