@@ -85,7 +85,7 @@ def rollout_page(title: str, rows: Sequence[Mapping[str, Any]], shown: Sequence[
       title: of the page.
       rows: of `eosjax.ends.closed_loop.rows`.
       shown: episodes with a film.
-      threshold: probability from which the EOS head ends a sub-step.
+      threshold: probability from which the EOS head ends a sub-step; None where it is not compared with single probabilities.
     """
     episodes = []
     for number, (who, episode) in enumerate(shown):
@@ -93,8 +93,7 @@ def rollout_page(title: str, rows: Sequence[Mapping[str, Any]], shown: Sequence[
         switch, executor = who
         outcome = "success" if episode.trace.success else "failure"
         name = f"{executor} acts, {switch} switches: episode {episode.trace.episode}, {outcome}"
-        drawn = inline_svg(rollout_timeline(episode, threshold), f"episode{number}", name)
-        episodes.append({"name": name, "timeline": drawn, "film": _film(episode), "steps": episode.trace.steps})
+        episodes.append(_episode(number, name, episode, threshold) | {"film": _film(episode), "steps": episode.trace.steps})
     return render_page(
         "rollout.html",
         "eosjax rollout",
@@ -104,6 +103,12 @@ def rollout_page(title: str, rows: Sequence[Mapping[str, Any]], shown: Sequence[
         substeps=substep_rows(rows),
         episodes=episodes,
     )
+
+
+def _episode(number: int, name: str, episode: Episode, threshold: float | None) -> dict[str, Any]:
+    """What both pages show of an episode; a threshold is None where single probabilities are not compared with it."""
+    timeline = inline_svg(rollout_timeline(episode, threshold), f"episode{number}", name)
+    return {"name": name, "timeline": timeline, "threshold": threshold is not None}
 
 
 def decisions_page(title: str, decided: Sequence[Decided]) -> str:
@@ -123,7 +128,7 @@ def decisions_page(title: str, decided: Sequence[Decided]) -> str:
     episodes = []
     for number, each in enumerate(decided[:_DECIDED]):
         name = f"episode {each.name}: {each.outcome or 'not over'}"
-        episodes.append({"name": name, "timeline": inline_svg(rollout_timeline(each.episode, each.threshold), f"episode{number}", name)})
+        episodes.append(_episode(number, name, each.episode, each.threshold))
     completed = sum(each.outcome == "completed" for each in decided)
     figures = [
         Tile("episodes", str(len(decided)), f"{completed} in which all sub-steps ended"),

@@ -163,3 +163,15 @@ def test_the_decision_log_of_a_robot(score, run, tmp_path):
     page.check_loads_and_runs_nothing()
     assert "episode <b>1: not over" in page.text
     assert "sub-step 1 ends at step 3: 0 steps after the goal held" in page.text
+
+
+@pytest.mark.parametrize(("rule", "drawn"), [(None, False), ({"threshold": 0.5}, True), ({"threshold": 0.5, "cumulative": True}, False)])
+def test_a_threshold_is_drawn_where_single_probabilities_are_compared_with_it(run, tmp_path, rule, drawn):
+    place = {"episode": "a", "sub_step": 0, "instruction": "pick"}
+    lines = [{"event": "episode", "episode": "a", "rule": rule}, {"event": "step", "step": 0, "score": 0.25, **place}]
+    lines += [{"event": "end", "step": 1, "at": 0, "how": "seen", **place}, {"event": "truth", "episode": "a", "step": 0}]
+    path = tmp_path / "decisions.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    run("score", path, "--out", tmp_path / "out")
+    page = Page((tmp_path / "out" / "decisions.html").read_text())
+    assert ("dashed across: threshold" in page.text) is drawn
