@@ -3,7 +3,7 @@
 scan     a loop over the layers. They are compiled once, whatever the depth. In each turn XLA copies the weights of a layer out of the
          array of all, and what the backward pass needs into one of all
 unroll   every layer is compiled for itself, and nothing is copied if the weights of each layer are arrays of their own (`take_apart`)
-auto     unroll on a GPU, where memory is read and written more slowly than the copies are compiled away; else scan
+auto     unroll on a GPU, where the copies cost much of an update (docs/gpu.md); else scan, which compiles sooner
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import jax.numpy as jnp
 from eosjax.models.lora import LORA
 from eosjax.models.shards import SHARDED, in_stack
 
-LAYERS = ("auto", "scan", "unroll")
 REMAT = ("none", "dots", "full")
 _POLICIES = {"dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable, "full": None}
 
@@ -27,7 +26,7 @@ def unrolls(layers: str = "auto", *, sharded: bool = False) -> bool:
     """Whether layers are unrolled on the default device.
 
     Args:
-      layers: one of `LAYERS`.
+      layers: the flag `--layers`: `auto`, `scan` or `unroll`.
       sharded: kernels are gathered layer by layer, which takes a loop.
     """
     return layers == "unroll" or (layers == "auto" and jax.default_backend() == "gpu" and not sharded)

@@ -250,8 +250,9 @@ def fetch_fingerprints(tree: Any) -> dict[str, int]:
 
 def fetch_fingerprints_of_base(tree: Any) -> dict[str, int]:
     """The same of weights whose stacks may be in layers (`eosjax.models.stacks`): a number for each whole stack, made one at a time."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_apart)
-    return {jax.tree_util.keystr(path): fetch_fingerprints(jnp.stack(leaf) if is_apart(leaf) else leaf)[""] for path, leaf in leaves}
+    stacks = [(path, leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_apart) if is_apart(leaf)]
+    rest = jax.tree.map(lambda leaf: None if is_apart(leaf) else leaf, tree, is_leaf=is_apart)
+    return fetch_fingerprints(rest) | {jax.tree_util.keystr(path): fetch_fingerprints(jnp.stack(leaf))[""] for path, leaf in stacks}
 
 
 @jax.jit
